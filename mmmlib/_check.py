@@ -1,0 +1,162 @@
+"""Every argument check: ``<argument> must <requirement>, got <value>``."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "check_choice",
+    "check_count",
+    "check_cost",
+    "check_features",
+    "check_finite",
+    "check_labels",
+    "check_number",
+    "check_sub_prototypes",
+    "check_tensor",
+]
+
+
+def _say(value: Tensor) -> str:
+    return f"{value.dtype} of shape {tuple(value.shape)}"
+
+
+def check_tensor(**tensors: object) -> None:
+    """Refuse anything that is not a tensor."""
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            kind = f"{type(value).__module__}.{type(value).__qualname__}"
+            hint = "; torch.from_numpy converts an array" if kind == "numpy.ndarray" else ""
+            raise TypeError(f"{name} must be a torch.Tensor, got {kind}{hint}")
+
+
+def _check_float(name: str, value: Tensor, dimensions: int, form: str) -> None:
+    if value.ndim != dimensions or not value.is_floating_point():
+        raise ValueError(f"{name} must be a floating-point tensor {form}, got {_say(value)}")
+
+
+def _check_together(tensors: dict[str, Tensor], shapes: bool = True) -> None:
+    """Same width and same device for all of them."""
+    said = ", ".join(f"{name} {tuple(value.shape)}" for name, value in tensors.items())
+    names = " and ".join(tensors)
+    if shapes and len({value.shape[-1] for value in tensors.values()}) > 1:
+        raise ValueError(f"{names} must have the same number of columns, got {said}")
+    check_devices(**tensors)
+
+
+def check_devices(**tensors: Tensor) -> None:
+    """Refuse tensors of several devices."""
+    if len({value.device for value in tensors.values()}) > 1:
+        said = ", ".join(f"{name} on {value.device}" for name, value in tensors.items())
+        raise ValueError(f"{' and '.join(tensors)} must be on one device, got {said}")
+
+
+def check_features(**tensors: Tensor) -> None:
+    """Floating-point matrices of one width on one device."""
+    check_tensor(**tensors)
+    for name, value in tensors.items():
+        _check_float(name, value, 2, "(n, dim)")
+    _check_together(tensors)
+
+
+def check_finite(**tensors: Tensor) -> None:
+    """Refuse NaN and infinity, naming the first bad row."""
+    for name, value in tensors.items():
+        bad = ~torch.isfinite(value)
+        if bad.any():
+            row = int(bad.reshape(len(value), -1).any(dim=1).nonzero()[0])
+            first = value[row][bad[row]].flatten()[0].item()
+            raise ValueError(f"{name} must be finite, got {first} in row {row}")
+
+
+def check_labels(n: int | None = None, **labels: Tensor) -> None:
+    """One int64 label a row; -1 is noise, so nothing lies below it (looked at on the CPU only)."""
+    check_tensor(**labels)
+    for name, value in labels.items():
+        wanted = "(n,)" if n is None else f"({n},)"
+        wrong = value.ndim != 1 or (n is not None and len(value) != n)
+        if wrong or value.dtype != torch.int64:
+            raise ValueError(f"{name} must be an int64 tensor of shape {wanted}, got {_say(value)}")
+        if value.device.type == "cpu" and value.numel() and value.min() < -1:
+            raise ValueError(f"{name} must be -1 or above, got {int(value.min())}")
+
+
+def check_label_range(name: str, labels: Tensor, n_clusters: int) -> None:
+    """Labels below ``n_clusters``; looked at on the CPU only, to spare a synchronisation."""
+    if labels.device.type == "cpu" and labels.numel() and labels.max() >= n_clusters:
+        raise ValueError(
+            f"{name} must be below the number of clusters {n_clusters}, got {int(labels.max())}"
+        )
+
+
+def check_weights(n: int, **weights: Tensor | None) -> None:
+    """One finite weight >= 0 a row (values looked at on the CPU only)."""
+    for name, value in weights.items():
+        if value is None:
+            continue
+        check_tensor(**{name: value})
+        if value.shape != (n,) or not value.is_floating_point():
+            raise ValueError(
+                f"{name} must be a floating-point tensor of shape ({n},), got {_say(value)}"
+            )
+        if value.device.type == "cpu" and n and not (torch.isfinite(value) & (value >= 0)).all():
+            bad = value[~(torch.isfinite(value) & (value >= 0))][0].item()
+            raise ValueError(f"{name} must be finite and 0 or above, got {bad}")
+
+
+def check_cost(name: str, cost: Tensor) -> None:
+    """A floating-point matrix without NaN or minus infinity."""
+    check_tensor(**{name: cost})
+    _check_float(name, cost, 2, "(n_visible, n_infrared)")
+    bad = torch.isnan(cost) | (cost == -math.inf)
+    if bad.any():
+        row, column = (int(index) for index in bad.nonzero()[0])
+        value = cost[row, column].item()
+        raise ValueError(f"{name} must not hold nan or -inf, got {value} at ({row}, {column})")
+
+
+def check_sub_prototypes(**sides: tuple[Tensor, Tensor]) -> None:
+    """Values (clusters, memories, dim) with weights (clusters, memories), alike in width."""
+    for name, (values, weights) in sides.items():
+        check_tensor(**{name: values})
+        check_tensor(**{f"{name} weights": weights})
+        _check_float(name, values, 3, "(clusters, memories, dim)")
+        check_finite(**{name: values})
+        if weights.shape != values.shape[:2]:
+            raise ValueError(
+                f"{name} weights must have shape {tuple(values.shape[:2])}, "
+                f"got {tuple(weights.shape)}"
+            )
+        empty = ~(weights > 0).any(dim=1) if len(weights) else weights.new_zeros(0, dtype=bool)
+        if empty.any():
+            row = int(empty.nonzero()[0])
+            raise ValueError(f"{name} must have a real memory in every cluster, got none in {row}")
+    _check_together({name: values for name, (values, _) in sides.items()})
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """One of a few words."""
+    if value not in choices:
+        words = [repr(choice) for choice in choices]
+        said = ", ".join(words[:-1]) + (" or " if words[:-1] else "") + words[-1]
+        raise ValueError(f"{name} must be {said}, got {value!r}")
+
+
+def check_count(name: str, value: object, least: int = 1) -> None:
+    """A whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def check_number(
+    name: str, value: object, low: float, high: float, *, open_low: bool = False,
+    open_high: bool = False,
+) -> None:
+    """A number in an interval, ends included unless open."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    inside = number and low <= value <= high  # type: ignore[operator]
+    if not inside or (open_low and value == low) or (open_high and value == high):
+        left, right = "(" if open_low else "[", ")" if open_high else "]"
+        raise ValueError(f"{name} must be in {left}{low:g}, {high:g}{right}, got {value!r}")

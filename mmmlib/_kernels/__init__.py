@@ -1,0 +1,41 @@
+"""Compiled loops: arrays in, arrays out, no checks.
+
+A kernel works on the rows from ``start`` to ``stop`` and releases the GIL; ``in_threads`` hands
+chunks of rows to as many threads as torch uses. Every row is computed by one thread in a fixed
+order, so results do not depend on the number of threads.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+__all__ = ["TIE", "compiled", "in_threads"]
+
+TIE = 2.0**-26  # of a score's float32 error bound: scores this close count as equal
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """``numba.njit`` that releases the GIL and caches on disk where a folder can be written."""
+    import numba
+
+    options = {"nogil": True, "error_model": "numpy", **options}
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        try:
+            return numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # no folder for the cache can be written
+            return numba.njit(**options)(function)
+
+    return decorate
+
+
+def in_threads(kernel: Callable[..., Any], n: int, *arguments: Any, chunk: int = 1024) -> list[Any]:
+    """``kernel(start, stop, *arguments)`` for chunks of ``range(n)``, results in order."""
+    bounds = [(start, min(start + chunk, n)) for start in range(0, n, chunk)]
+    threads = min(torch.get_num_threads(), len(bounds))
+    if threads <= 1:
+        return [kernel(start, stop, *arguments) for start, stop in bounds]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda bound: kernel(*bound, *arguments), bounds))

@@ -1,0 +1,42 @@
+"""What every module does to rows: normalise them, sum them by label."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["segment_mean", "unit_rows"]
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """Rows of norm 1, in at least float32; zero rows stay zero, with a finite gradient.
+
+    Each row is divided by its largest magnitude first, so rows of 1e30 and of 1e-30 survive.
+    """
+    rows = rows if rows.dtype == torch.float64 else rows.float()
+    if not rows.numel():
+        return rows
+    largest = rows.detach().abs().amax(dim=-1, keepdim=True)
+    rows = rows / torch.where(largest > 0, largest, 1.0)
+    return torch.nn.functional.normalize(rows, dim=-1)
+
+
+def segment_mean(
+    rows: Tensor, labels: Tensor, n_segments: int, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(Weighted) mean of the rows of each label, and the total weight; label -1 is left out.
+
+    Sums run in float64 and in row order. A segment without weight has a mean of zero.
+    """
+    kept = labels >= 0
+    rows, labels = rows[kept], labels[kept]
+    weights = rows.new_ones(len(rows)) if weights is None else weights[kept]
+    weights = weights.double()
+    totals = torch.zeros(n_segments, dtype=torch.float64, device=rows.device)
+    totals = totals.index_add(0, labels, weights)
+    sums = torch.zeros(n_segments, rows.shape[1], dtype=torch.float64, device=rows.device)
+    step = 8192  # bounds the float64 copy
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        sums = sums.index_add(0, labels[part], rows[part].double() * weights[part, None])
+    means = sums / torch.where(totals > 0, totals, 1.0)[:, None]
+    dtype = rows.dtype if rows.dtype == torch.float64 else torch.float32
+    return means.to(dtype), totals

@@ -1,0 +1,555 @@
+"""From features to pseudo-labels, and from pseudo-labels to prototypes."""
+
+import logging
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mmmlib._check import (
+    check_choice,
+    check_count,
+    check_features,
+    check_finite,
+    check_labels,
+    check_number,
+    check_weights,
+)
+from mmmlib._kernels import in_threads
+from mmmlib._rows import segment_mean
+from mmmlib._types import CrossModalityClusters, JaccardGraph, Neighbors, SubPrototypes
+from mmmlib.neighbors import Metric, nearest, row_metric
+
+__all__ = [
+    "Relabelled",
+    "cluster_features",
+    "cross_modality_cluster",
+    "cross_modality_prototypes",
+    "dbscan",
+    "jaccard_graph",
+    "prototypes",
+    "relabel",
+    "sub_prototypes",
+]
+
+_log = logging.getLogger("mmmlib")
+
+
+def jaccard_graph(
+    features: Float[Tensor, "n dim"],
+    *,
+    k1: int = 30,
+    k2: int = 6,
+    groups: Int[Tensor, "n"] | None = None,
+    max_distance: float = 0.7,
+    form: Literal["paper", "code"] = "paper",
+) -> JaccardGraph:
+    r"""Compute the k-reciprocal Jaccard distance as a sparse graph.
+
+    With :math:`R(i)` the mutual ``k1``-neighbours of row :math:`i`, widened by the mutual
+    ``k1/2``-neighbours of those members that share more than two thirds of theirs with it, each
+    row gets the weights :math:`V_{ie} = \mathrm{softmax}_{e \in R(i)}\, 2 \cos(x_i, x_e)`. Query
+    expansion replaces them by their mean :math:`W_i` over the first ``k2`` neighbours, and
+
+    .. math:: J_{ij} = 1 - \frac{m_{ij}}{2 - m_{ij}}, \qquad m_{ij} = \sum_c \min(W_{ic}, W_{jc}).
+
+    Nothing of size n x n is formed: memory is O(n (k1 + pairs stored)). Runs on the CPU after
+    the neighbour search, whose device is that of the features.
+
+    Args:
+        features: Finite rows of any norm.
+        k1: Neighbours of a row, itself included; at most ``n`` are used.
+        k2: Neighbours to average over, itself included; 1 leaves the weights alone.
+        groups: An id per row (modality, camera). Query expansion then takes the mean of the
+            groups' means, so that the group with more rows does not win: MMM's cross-modality
+            clustering.
+        max_distance: Keep the pairs up to this distance; 1.0 keeps every pair below 1. One graph
+            serves every smaller ``eps``.
+        form: ``"code"`` takes the rows as given, as the released implementations do with
+            features that are not unit rows: neighbours by Euclidean distance, weights by inner
+            product.
+
+    Returns:
+        The graph, on the device of the features; symmetric, diagonal exactly 0.
+
+    Raises:
+        TypeError: If ``features`` or ``groups`` is not a tensor.
+        ValueError: If an argument is out of range, of a wrong shape, or not finite.
+
+    Example:
+        >>> angle = torch.tensor([0, 10, 25, 60, 70, 80, 180]).double().deg2rad()
+        >>> features = torch.stack([angle.cos(), angle.sin()], dim=1)
+        >>> graph = jaccard_graph(features, k1=4, k2=2, max_distance=1.0)
+        >>> graph.to_dense()[0]
+        tensor([0.0000, 0.0000, 0.1829, 0.9485, 0.9485, 1.0000, 1.0000])
+
+    References:
+        Zhong et al. Re-ranking Person Re-identification with k-reciprocal Encoding. CVPR 2017.
+        Shi et al. Multi-Memory Matching for Unsupervised Visible-Infrared Person
+        Re-Identification. ECCV 2024 (``groups``).
+    """
+    check_features(features=features)
+    check_count("k1", k1)
+    check_count("k2", k2)
+    check_number("k2", k2, 1, k1)
+    check_number("max_distance", max_distance, 0, 1)
+    check_choice("form", form, ("paper", "code"))
+    check_finite(features=features)
+    if groups is not None:
+        check_labels(len(features), groups=groups)
+    metric = row_metric(features, form)
+    found = nearest(metric, min(k1, len(features)))
+    return _graph(metric, found, k1, k2, groups, max_distance)
+
+
+def _graph(
+    metric: Metric,
+    found: Neighbors,
+    k1: int,
+    k2: int,
+    groups: Tensor | None,
+    max_distance: float,
+) -> JaccardGraph:
+    from mmmlib._kernels import graph
+
+    device, n = found.indices.device, len(found.indices)
+    if n == 0:
+        empty = torch.zeros(0, device=device)
+        return JaccardGraph(empty.new_zeros(1, dtype=torch.int64), empty.int(), empty, max_distance)
+    index = found.indices.to("cpu", torch.int32).numpy()
+    similarity = found.similarities.cpu().numpy()
+    rows, scale = (part.cpu().contiguous().numpy() for part in metric[:2])
+    half = min(int(np.around(k1 / 2)) + 1, index.shape[1])
+    mutual, mutual_half = np.empty(index.shape, np.bool_), np.empty(index.shape, np.bool_)
+    in_threads(graph.mutual_neighbors, n, index, half, mutual, mutual_half)
+    weights = _join_rows(
+        in_threads(graph.reciprocal_weights, n, index, similarity, mutual, mutual_half, half,
+                   rows, scale)
+    )  # fmt: skip
+    if k2 > 1:
+        group = np.zeros(n, np.int64) if groups is None else _compact_ids(groups).cpu().numpy()
+        weights = _join_rows(
+            in_threads(graph.expand_queries, n, index, min(k2, index.shape[1]), group, *weights)
+        )
+    columns = graph.transpose(n, *weights)
+    limit = np.float32(max_distance)
+    pairs = _join_rows(in_threads(graph.jaccard_rows, n, n, *weights, *columns, limit))
+    return JaccardGraph(*(torch.from_numpy(part).to(device) for part in pairs), max_distance)
+
+
+def _join_rows(chunks: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sparse rows of several chunks as one (indptr, indices, values)."""
+    length, index, value = (np.concatenate(part) for part in zip(*chunks, strict=True))
+    return np.concatenate([[0], np.cumsum(length)]), index, value
+
+
+def _compact_ids(groups: Tensor) -> Tensor:
+    return torch.unique(groups, return_inverse=True)[1]
+
+
+def dbscan(graph: JaccardGraph, *, eps: float, min_samples: int = 4) -> Int[Tensor, "n"]:
+    """Cluster the rows of a distance graph; labels equal scikit-learn's DBSCAN.
+
+    A row with at least ``min_samples`` rows within ``eps``, itself included, is a core point;
+    core points within ``eps`` of one another share a cluster. Clusters are numbered by their
+    first core point, other rows within ``eps`` of a core point join the lowest such cluster, and
+    the rest is noise. Time and memory are those of the stored pairs; runs on the CPU.
+
+    Args:
+        graph: From ``jaccard_graph``, with ``max_distance`` at least ``eps``.
+        eps: Largest distance of neighbours; below 1, since pairs at distance 1 are not stored.
+        min_samples: Rows within ``eps`` that make a core point, itself included.
+
+    Returns:
+        A label per row, -1 for noise, on the device of the graph.
+
+    Raises:
+        ValueError: If ``eps`` is not in [0, 1) or above the graph's ``max_distance``, or if
+            ``min_samples`` is below 1.
+
+    Example:
+        >>> angle = torch.tensor([0, 10, 25, 60, 70, 80, 180]).double().deg2rad()
+        >>> features = torch.stack([angle.cos(), angle.sin()], dim=1)
+        >>> dbscan(jaccard_graph(features, k1=4, k2=2), eps=0.3, min_samples=3)
+        tensor([ 0,  0,  0,  1,  1,  1, -1])
+
+    References:
+        Ester et al. A Density-Based Algorithm for Discovering Clusters in Large Spatial
+        Databases with Noise. KDD 1996.
+    """
+    check_number("eps", eps, 0, 1, open_high=True)
+    check_count("min_samples", min_samples)
+    if eps > graph.max_distance:
+        raise ValueError(
+            f"eps must be at most the graph's max_distance {graph.max_distance:g}, got {eps!r}"
+        )
+    labels = _dbscan(graph, eps, min_samples)
+    _warn_of_odd_labels(labels, eps, min_samples, graph)
+    return labels
+
+
+def _dbscan(graph: JaccardGraph, eps: float, min_samples: int) -> Tensor:
+    from mmmlib._kernels.graph import dbscan_labels
+
+    parts = [part.cpu().numpy() for part in graph[:3]]
+    labels = dbscan_labels(*parts, np.float32(eps), min_samples)
+    return torch.from_numpy(labels).to(graph.indptr.device)
+
+
+def _warn_of_odd_labels(labels: Tensor, eps: float, min_samples: int, graph: JaccardGraph) -> None:
+    """Say what came out when it is legal but suspicious."""
+    n, noise = len(labels), int((labels < 0).sum())
+    largest = int(labels[labels >= 0].bincount().max()) if noise < n else 0
+    if n and (noise > 0.6 * n or largest > max(0.5 * n, 2 * min_samples)):
+        what = f"{noise} of {n} rows are noise" if noise > 0.6 * n else (
+            f"one cluster holds {largest} of {n} rows"
+        )
+        low, middle, high = _kth_distance(graph, min_samples).quantile(
+            torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
+        )
+        _log.warning(
+            "DBSCAN(eps=%g, min_samples=%d): %s; 5/50/95%% of the distance to the %d-th nearest "
+            "row (1 stands for %g and beyond): %.3f/%.3f/%.3f; try another eps",
+            eps, min_samples, what, min_samples, graph.max_distance, low, middle, high,
+        )  # fmt: skip
+
+
+def _kth_distance(graph: JaccardGraph, k: int) -> Tensor:
+    """Distance of every row to its k-th nearest, itself the first; 1 where it is not stored."""
+    indptr, distances = graph.indptr.cpu(), graph.distances.double().cpu()
+    rows = torch.repeat_interleave(torch.arange(len(indptr) - 1), indptr.diff())
+    order = distances.argsort(stable=True)
+    order = order[rows[order].argsort(stable=True)]
+    enough = indptr.diff() >= k
+    result = torch.ones(len(indptr) - 1, dtype=torch.float64)
+    result[enough] = distances[order][indptr[:-1][enough] + k - 1]
+    return result
+
+
+def cluster_features(
+    features: Float[Tensor, "n dim"],
+    *,
+    k1: int = 30,
+    k2: int = 6,
+    eps: float = 0.6,
+    min_samples: int = 4,
+    form: Literal["paper", "code"] = "paper",
+) -> Int[Tensor, "n"]:
+    """Cluster the features of one modality: Jaccard distance, then DBSCAN.
+
+    Keeps only the pairs within ``eps``. See ``jaccard_graph`` and ``dbscan``.
+
+    Args:
+        features: Finite rows of any norm.
+        k1: Neighbours of a row in the Jaccard distance.
+        k2: Neighbours averaged over by its query expansion.
+        eps: Largest Jaccard distance of neighbours in DBSCAN.
+        min_samples: Rows within ``eps`` that make a core point, itself included.
+        form: ``"code"`` takes rows as given, not as unit rows.
+
+    Returns:
+        A label per row, -1 for noise.
+
+    Raises:
+        TypeError: If ``features`` is not a tensor.
+        ValueError: If an argument is out of range, of a wrong shape, or not finite.
+
+    Example:
+        >>> angle = torch.tensor([0, 10, 25, 60, 70, 80, 180]).double().deg2rad()
+        >>> features = torch.stack([angle.cos(), angle.sin()], dim=1)
+        >>> cluster_features(features, k1=4, k2=2, eps=0.3, min_samples=3)
+        tensor([ 0,  0,  0,  1,  1,  1, -1])
+
+    References:
+        Dai et al. Cluster Contrast for Unsupervised Person Re-Identification. ACCV 2022.
+    """
+    check_number("eps", eps, 0, 1, open_high=True)
+    check_count("min_samples", min_samples)
+    graph = jaccard_graph(features, k1=k1, k2=k2, max_distance=eps, form=form)
+    return dbscan(graph, eps=eps, min_samples=min_samples)
+
+
+def cross_modality_cluster(
+    visible: Float[Tensor, "n_visible dim"],
+    infrared: Float[Tensor, "n_infrared dim"],
+    *,
+    k1: int = 40,
+    k2: int = 32,
+    eps: float = 0.6,
+    min_samples: int = 4,
+    form: Literal["paper", "code"] = "paper",
+) -> CrossModalityClusters:
+    """Cluster both modalities together, with query expansion balanced over them (CMC).
+
+    Args:
+        visible: Features of the visible images.
+        infrared: Features of the infrared images.
+        k1: Neighbours of a row in the Jaccard distance (published: 40 SYSU-MM01, 38 RegDB).
+        k2: Neighbours averaged over by its query expansion (32 and 18).
+        eps: Largest Jaccard distance of neighbours in DBSCAN.
+        min_samples: Rows within ``eps`` that make a core point, itself included.
+        form: ``"code"`` takes rows as given, not as unit rows.
+
+    Returns:
+        Labels of both modalities in one space, and which clusters hold both.
+
+    Raises:
+        TypeError: If an input is not a tensor.
+        ValueError: If an argument is out of range, of a wrong shape, or not finite.
+
+    Example:
+        >>> angle = torch.tensor([0, 10, 20, 90, 100, 110]).double().deg2rad()
+        >>> features = torch.stack([angle.cos(), angle.sin()], dim=1)
+        >>> clusters = cross_modality_cluster(
+        ...     features, features[[0, 1, 2]], k1=6, k2=3, min_samples=2
+        ... )
+        >>> clusters.visible, clusters.infrared, clusters.in_both
+        (tensor([0, 0, 0, 1, 1, 1]), tensor([0, 0, 0]), tensor([ True, False]))
+
+    References:
+        Shi et al. Multi-Memory Matching for Unsupervised Visible-Infrared Person
+        Re-Identification. ECCV 2024.
+    """
+    check_features(visible=visible, infrared=infrared)
+    check_finite(visible=visible, infrared=infrared)
+    check_number("eps", eps, 0, 1, open_high=True)
+    check_count("min_samples", min_samples)
+    dtype = torch.promote_types(visible.dtype, infrared.dtype)
+    groups = torch.zeros(len(visible) + len(infrared), dtype=torch.int64, device=visible.device)
+    groups[len(visible) :] = 1
+    graph = jaccard_graph(
+        torch.cat([visible.to(dtype), infrared.to(dtype)]),
+        k1=k1, k2=k2, groups=groups, max_distance=eps, form=form,
+    )  # fmt: skip
+    labels = dbscan(graph, eps=eps, min_samples=min_samples)
+    n_clusters = int(labels.max()) + 1 if len(labels) else 0
+    sides = labels[: len(visible)], labels[len(visible) :]
+    held = [side[side >= 0].bincount(minlength=n_clusters) > 0 for side in sides]
+    if n_clusters and not (held[0] & held[1]).any():
+        _log.warning("none of %d joint clusters holds both modalities", n_clusters)
+    return CrossModalityClusters(*sides, n_clusters, held[0] & held[1])
+
+
+def prototypes(
+    features: Float[Tensor, "n dim"],
+    labels: Int[Tensor, "n"],
+    *,
+    weights: Float[Tensor, "n"] | None = None,
+) -> Float[Tensor, "clusters dim"]:
+    r"""Average the features of every cluster.
+
+    Args:
+        features: Rows as given; they are not normalised, and neither is the result.
+        labels: Contiguous clusters (see ``relabel``); -1 is left out.
+        weights: One weight >= 0 per row, for :math:`\sum w f / \sum w`; a cluster whose weights
+            are all 0 gets its plain mean.
+
+    Returns:
+        One row per cluster, in at least float32.
+
+    Raises:
+        TypeError: If an input is not a tensor.
+        ValueError: If shapes differ, a row is not finite, or a cluster below the largest label
+            has no row.
+
+    Example:
+        >>> features = torch.tensor([[0.0, 2.0], [2.0, 0.0], [5.0, 5.0], [9.0, 9.0]])
+        >>> prototypes(features, torch.tensor([0, 0, 1, -1]))
+        tensor([[1., 1.],
+                [5., 5.]])
+
+    References:
+        Dai et al. Cluster Contrast for Unsupervised Person Re-Identification. ACCV 2022.
+    """
+    n_clusters = _check_clusters(features, labels)
+    check_weights(len(features), weights=weights)
+    means, totals = segment_mean(features, labels, n_clusters, weights)
+    if weights is None or (totals > 0).all():
+        return means
+    plain, _ = segment_mean(features, labels, n_clusters)
+    return torch.where((totals > 0)[:, None], means, plain)
+
+
+def cross_modality_prototypes(
+    visible: Float[Tensor, "n_visible dim"],
+    visible_labels: Int[Tensor, "n_visible"],
+    infrared: Float[Tensor, "n_infrared dim"],
+    infrared_labels: Int[Tensor, "n_infrared"],
+) -> Float[Tensor, "clusters dim"]:
+    """Average the two modality means of every joint cluster.
+
+    Each modality weighs the same, however many images it has; a cluster with one modality gets
+    the mean of that one.
+
+    Args:
+        visible: Features of the visible images, as given.
+        visible_labels: Their clusters in the joint label space, -1 for noise.
+        infrared: Features of the infrared images, as given.
+        infrared_labels: Their clusters in the joint label space, -1 for noise.
+
+    Returns:
+        One row per joint cluster, in at least float32.
+
+    Raises:
+        TypeError: If an input is not a tensor.
+        ValueError: If shapes differ, a row is not finite, or a cluster below the largest label
+            has no row in either modality.
+
+    Example:
+        >>> visible = torch.tensor([[0.0, 0.0], [0.0, 2.0]])
+        >>> infrared = torch.tensor([[4.0, 1.0]])
+        >>> one = torch.tensor([0])
+        >>> cross_modality_prototypes(visible, torch.tensor([0, 0]), infrared, one)
+        tensor([[2., 1.]])
+
+    References:
+        Shi et al. Multi-Memory Matching for Unsupervised Visible-Infrared Person
+        Re-Identification. ECCV 2024.
+    """
+    check_features(visible=visible, infrared=infrared)
+    check_labels(len(visible), visible_labels=visible_labels)
+    check_labels(len(infrared), infrared_labels=infrared_labels)
+    labels = torch.cat([visible_labels, infrared_labels])
+    n_clusters = _check_clusters(
+        torch.cat([visible, infrared]), labels, names=("visible and infrared", "labels")
+    )
+    sides = (
+        segment_mean(visible, visible_labels, n_clusters),
+        segment_mean(infrared, infrared_labels, n_clusters),
+    )
+    share = [(total > 0).to(mean.dtype)[:, None] for mean, total in sides]
+    return (sides[0][0] * share[0] + sides[1][0] * share[1]) / (share[0] + share[1])
+
+
+def sub_prototypes(
+    features: Float[Tensor, "n dim"],
+    labels: Int[Tensor, "n"],
+    *,
+    memories: int = 4,
+    groups: Int[Tensor, "n"] | None = None,
+) -> SubPrototypes:
+    """Split every cluster into several memories, by k-means inside each cluster.
+
+    All clusters are worked on at once, from farthest-point starts, so nothing is random. A cluster
+    with fewer distinct rows than ``memories`` has that many real ones. Runs on the CPU.
+
+    Args:
+        features: Rows as given; they are not normalised, and neither are the memories.
+        labels: Contiguous clusters (see ``relabel``); -1 is left out.
+        memories: Memories per cluster.
+        groups: An id per row (a camera, say). Then there is one memory per group, the mean of the
+            cluster's rows of that group, in ascending order of ids, and ``memories`` is ignored.
+
+    Returns:
+        The memories, and the share of the cluster's images behind each; a share of 0 marks a
+        memory that is not real.
+
+    Raises:
+        TypeError: If an input is not a tensor.
+        ValueError: If shapes differ, a row is not finite, or a cluster below the largest label
+            has no row.
+
+    Example:
+        >>> features = torch.tensor([[0.0], [1.0], [8.0], [5.0]])
+        >>> found = sub_prototypes(features, torch.tensor([0, 0, 0, 1]), memories=2)
+        >>> found.values[..., 0]
+        tensor([[8.0000, 0.5000],
+                [5.0000, 0.0000]])
+        >>> found.weights
+        tensor([[0.3333, 0.6667],
+                [1.0000, 0.0000]])
+
+    References:
+        Shi et al. Multi-Memory Matching for Unsupervised Visible-Infrared Person
+        Re-Identification. ECCV 2024.
+    """
+    n_clusters = _check_clusters(features, labels)
+    check_count("memories", memories)
+    if groups is not None:
+        check_labels(len(features), groups=groups)
+        return _group_means(features, labels, n_clusters, groups)
+    from mmmlib._kernels.kmeans import cluster_memories
+
+    rows = features.detach().cpu()
+    rows = rows if rows.dtype == torch.float64 else rows.float()
+    host = labels.cpu()
+    order = host.argsort(stable=True)[int((host < 0).sum()) :]
+    bounds = torch.zeros(n_clusters + 1, dtype=torch.int64)
+    bounds[1:] = host[order].bincount(minlength=n_clusters).cumsum(0)
+    values = torch.zeros(n_clusters, memories, rows.shape[1], dtype=rows.dtype)
+    shares = torch.zeros(n_clusters, memories, dtype=rows.dtype)
+    in_threads(
+        cluster_memories, n_clusters, rows.contiguous().numpy(), order.numpy(), bounds.numpy(),
+        memories, values.numpy(), shares.numpy(), chunk=8,
+    )  # fmt: skip
+    return SubPrototypes(values.to(features.device), shares.to(features.device))
+
+
+def _group_means(
+    features: Tensor, labels: Tensor, n_clusters: int, groups: Tensor
+) -> SubPrototypes:
+    group = _compact_ids(groups)
+    n_groups = int(group.max()) + 1 if len(group) else 1
+    slot = torch.where(labels >= 0, labels * n_groups + group, -1)
+    means, totals = segment_mean(features, slot, n_clusters * n_groups)
+    totals = totals.view(n_clusters, n_groups)
+    shares = (totals / totals.sum(dim=1, keepdim=True)).to(means.dtype)
+    return SubPrototypes(means.view(n_clusters, n_groups, features.shape[1]), shares)
+
+
+def _check_clusters(
+    features: Tensor, labels: Tensor, names: tuple[str, str] = ("features", "labels")
+) -> int:
+    """Check features and contiguous labels; the number of clusters."""
+    check_features(**{names[0]: features})
+    check_labels(len(features), **{names[1]: labels})
+    check_finite(**{names[0]: features})
+    n_clusters = int(labels.max()) + 1 if len(labels) else 0
+    missing = (labels[labels >= 0].bincount(minlength=n_clusters) == 0).nonzero()
+    if len(missing):
+        raise ValueError(
+            f"{names[1]} must be contiguous (relabel makes them so), "
+            f"got no row of cluster {int(missing[0])}"
+        )
+    return n_clusters
+
+
+class Relabelled(NamedTuple):
+    """Contiguous labels.
+
+    Attributes:
+        labels: The new labels, one tensor for each given; -1 stays -1.
+        originals: The old label of each new one, ascending.
+    """
+
+    labels: tuple[Int[Tensor, "..."], ...]
+    originals: Int[Tensor, "clusters"]
+
+
+def relabel(*labels: Int[Tensor, "..."]) -> Relabelled:
+    """Number the labels of one or several vectors 0, 1, 2 ... in ascending order.
+
+    Args:
+        *labels: Label vectors that share one label space; -1 stays -1.
+
+    Returns:
+        The new vectors, and the old label of each new one.
+
+    Raises:
+        TypeError: If an input is not a tensor.
+        ValueError: If an input is not a vector of int64, or holds labels below -1.
+
+    Example:
+        >>> (visible, infrared), originals = relabel(torch.tensor([7, -1, 3]), torch.tensor([9, 3]))
+        >>> visible, infrared, originals
+        (tensor([ 1, -1,  0]), tensor([2, 0]), tensor([3, 7, 9]))
+    """
+    check_labels(**{f"labels[{i}]": part for i, part in enumerate(labels)})
+    if not labels:
+        return Relabelled((), torch.zeros(0, dtype=torch.int64))
+    together = torch.cat(labels)
+    originals = torch.unique(together[together >= 0])
+    new = torch.where(together >= 0, torch.searchsorted(originals, together), -1)
+    return Relabelled(tuple(new.split([len(part) for part in labels])), originals)
