@@ -8,8 +8,8 @@ from torch import Tensor
 
 __all__ = [
     "check_choice",
-    "check_count",
     "check_cost",
+    "check_count",
     "check_features",
     "check_finite",
     "check_labels",
@@ -129,9 +129,9 @@ def check_sub_prototypes(**sides: tuple[Tensor, Tensor]) -> None:
                 f"{name} weights must have shape {tuple(values.shape[:2])}, "
                 f"got {tuple(weights.shape)}"
             )
-        empty = ~(weights > 0).any(dim=1) if len(weights) else weights.new_zeros(0, dtype=bool)
-        if empty.any():
-            row = int(empty.nonzero()[0])
+        empty = ((weights > 0).sum(dim=1) == 0).nonzero()
+        if len(empty):
+            row = int(empty[0])
             raise ValueError(f"{name} must have a real memory in every cluster, got none in {row}")
     _check_together({name: values for name, (values, _) in sides.items()})
 

@@ -56,6 +56,9 @@ def capacitated_assignment(
 ) -> Assignment:
     """Give every row a column, each column at most ``capacity`` rows, at least total cost.
 
+    As many rows as possible get one; of these assignments one that fills ``at_least`` best; of
+    these the cheapest.
+
     Args:
         cost: Any shape; ``inf`` forbids a pair. Solved in float64 on the CPU.
         capacity: Rows that one column can take.
@@ -80,10 +83,11 @@ def capacitated_assignment(
     if at_least > capacity:
         raise ValueError(f"at_least must be at most the capacity {capacity}, got {at_least}")
     table = cost.detach().double().cpu().numpy()
+    capacity = min(capacity, max(1, len(table)))
     wide = np.repeat(table, capacity, axis=1)
-    if at_least and wide.size:
-        finite = table[np.isfinite(table)]
-        reward = 2 * (finite.max() - finite.min()) + 1 if finite.size else 1.0
+    finite = table[np.isfinite(table)]
+    if at_least and finite.size:
+        reward = (finite.max() - finite.min() or 1.0) * (len(table) + 1)
         copy = np.tile(np.arange(capacity), table.shape[1])
         wide[:, copy < at_least] -= reward
     chosen = _solve(wide)
@@ -98,7 +102,7 @@ def _solve(table: np.ndarray) -> np.ndarray:
         return columns
     if not allowed.all():
         finite = table[allowed]
-        spread = finite.max() - finite.min() + 1
+        spread = finite.max() - finite.min() or 1.0
         table = np.where(allowed, table - finite.min(), spread * (min(table.shape) + 1))
     row, column = linear_sum_assignment(table)
     real = allowed[row, column]

@@ -136,7 +136,8 @@ def _graph(
     columns = graph.transpose(n, *weights)
     limit = np.float32(max_distance)
     pairs = _join_rows(in_threads(graph.jaccard_rows, n, n, *weights, *columns, limit))
-    return JaccardGraph(*(torch.from_numpy(part).to(device) for part in pairs), max_distance)
+    indptr, indices, distances = (torch.from_numpy(part).to(device) for part in pairs)
+    return JaccardGraph(indptr, indices, distances, max_distance)
 
 
 def _join_rows(chunks: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -194,8 +195,8 @@ def _dbscan(graph: JaccardGraph, eps: float, min_samples: int) -> Tensor:
     from mmmlib._kernels.graph import dbscan_labels
 
     parts = [part.cpu().numpy() for part in graph[:3]]
-    labels = dbscan_labels(*parts, np.float32(eps), min_samples)
-    return torch.from_numpy(labels).to(graph.indptr.device)
+    labels: Tensor = torch.from_numpy(dbscan_labels(*parts, np.float32(eps), min_samples))
+    return labels.to(graph.indptr.device)
 
 
 def _warn_of_odd_labels(labels: Tensor, eps: float, min_samples: int, graph: JaccardGraph) -> None:
@@ -546,10 +547,11 @@ def relabel(*labels: Int[Tensor, "..."]) -> Relabelled:
         >>> visible, infrared, originals
         (tensor([ 1, -1,  0]), tensor([2, 0]), tensor([3, 7, 9]))
     """
-    check_labels(**{f"labels[{i}]": part for i, part in enumerate(labels)})
+    for i, part in enumerate(labels):
+        check_labels(None, **{f"labels[{i}]": part})
     if not labels:
         return Relabelled((), torch.zeros(0, dtype=torch.int64))
     together = torch.cat(labels)
     originals = torch.unique(together[together >= 0])
     new = torch.where(together >= 0, torch.searchsorted(originals, together), -1)
-    return Relabelled(tuple(new.split([len(part) for part in labels])), originals)
+    return Relabelled(torch.split(new, [len(part) for part in labels]), originals)

@@ -11,6 +11,7 @@ from torch import Tensor
 from mmmlib._check import (
     check_choice,
     check_cost,
+    check_devices,
     check_number,
     check_sub_prototypes,
     check_tensor,
@@ -84,25 +85,21 @@ def memory_cost(
 
 
 def _memory_cost(left: SubPrototypes, right: SubPrototypes, direction: Direction) -> Tensor:
-    dim, device = left.values.shape[2], left.values.device
-    cost = torch.zeros(len(left.values), len(right.values), dtype=torch.float64, device=device)
+    shape, device = (len(left.values), len(right.values)), left.values.device
+    cost = torch.zeros(shape, dtype=torch.float64, device=device)
     if not cost.numel():
         return cost
     centre = right.values.double().mean(dim=(0, 1))  # shrinks the cancellation below
     real = [side.weights > 0 for side in (left, right)]
     rows = [side.values.detach().double() - centre for side in (left, right)]
     share = [part.shape[1] / part.sum(dim=1).double() for part in real]
-    flat = rows[1].reshape(-1, dim)
+    flat = rows[1].flatten(0, 1)
     size = max(1, _BLOCK_BYTES // (8 * left.values.shape[1] * len(flat)))
     for start in range(0, len(cost), size):
         part = slice(start, start + size)
-        block = rows[0][part].reshape(-1, dim)
-        square = (block**2).sum(1)[:, None] + (flat**2).sum(1) - 2 * block @ flat.T
-        distance = square.clamp_min(0).sqrt().view(
-            len(rows[0][part]), left.values.shape[1], *right.values.shape[:2]
-        )  # (visible, memories, infrared, memories)
-        missing = ~real[0][part, :, None, None] | ~real[1]
-        distance = distance.masked_fill(missing, math.inf)
+        both = real[0][part, :, None, None] & real[1]  # (visible, memories, infrared, memories)
+        distance = _distance(rows[0][part].flatten(0, 1), flat, both.view(-1, len(flat)))
+        distance = distance.view(both.shape).masked_fill(~both, math.inf)
         if direction != "visible":
             near = distance.amin(dim=1).masked_fill(~real[1], 0).sum(dim=2) * share[1]
             cost[part] += near
@@ -110,6 +107,16 @@ def _memory_cost(left: SubPrototypes, right: SubPrototypes, direction: Direction
             near = distance.amin(dim=3).masked_fill(~real[0][part, :, None], 0).sum(dim=1)
             cost[part] += near * share[0][part, None]
     return cost / 2 if direction == "symmetric" else cost
+
+
+def _distance(left: Tensor, right: Tensor, wanted: Tensor) -> Tensor:
+    """Euclidean distance of all rows; of rows so close that cancellation shows, term by term."""
+    scale = (left**2).sum(1)[:, None] + (right**2).sum(1)
+    square = (scale - 2 * left @ right.T).clamp_min(0)
+    for pairs in torch.split(((square < 1e-6 * scale) & wanted).nonzero(), 2**14):
+        i, j = pairs.T
+        square[i, j] = ((left[i] - right[j]) ** 2).sum(dim=1)
+    return square.sqrt()
 
 
 def match_costs(
@@ -147,8 +154,8 @@ def match_costs(
 
     Raises:
         TypeError: If an input is not a tensor.
-        ValueError: If ``cost`` holds nan or -inf, or if an argument is out of range or of another
-            shape.
+        ValueError: If ``cost`` holds nan or -inf, if an argument is out of range or of another
+            shape, or if ``mirror`` is asked of another rule.
 
     Example:
         >>> cost = torch.tensor([[0.1, 0.9], [0.2, 0.3], [0.3, 0.8]])
@@ -160,17 +167,23 @@ def match_costs(
     check_cost("cost", cost)
     check_choice("assignment", assignment, tuple(_RULES))
     _check_options(cost, confidence, max_cost, min_confidence, previous, inertia)
+    if mirror and assignment != "bilateral":
+        raise ValueError(
+            f"mirror must be False unless assignment is 'bilateral', got assignment {assignment!r}"
+        )
     trust = torch.ones_like(cost) if confidence is None else confidence
     work = cost.detach().double()
     if previous is not None:
         work = work - inertia * previous.matched.to(work)
     work = work.masked_fill((cost > max_cost) | (trust < min_confidence), math.inf)
-    rule = _mirrored_bilateral if mirror and assignment == "bilateral" else _RULES[assignment]
-    matched, first_visible, first_infrared = rule(work)
-    match = ClusterMatch(first_visible, first_infrared, matched, cost, trust)
+    rule = _mirrored_bilateral if mirror else _RULES[assignment]
+    matched, to_infrared, to_visible = rule(work)
     if cost.numel() and not matched.any():
-        _log.warning("no pair of %d visible and %d infrared clusters was matched", *cost.shape)
-    return match
+        _log.warning(
+            "no pair of %d visible and %d infrared clusters was matched: the cheapest costs %.4g; "
+            "raise max_cost or lower min_confidence", *cost.shape, cost.min().item(),
+        )  # fmt: skip
+    return ClusterMatch(to_infrared, to_visible, matched, cost, trust)
 
 
 def multi_memory_match(
@@ -242,7 +255,8 @@ def bilateral_match(
         visible: Prototypes of the visible clusters, of any norm; memories are averaged.
         infrared: Prototypes of the infrared clusters.
         mirror: With fewer visible than infrared clusters, grow along the other modality in each
-            step, so that swapping the modalities swaps the answer. The published form does not.
+            step, so that swapping modalities of different size swaps the answer. The published
+            form does not.
         max_cost: Dearer pairs are forbidden.
         previous: Match of the last epoch over the same clusters; its pairs cost less.
         inertia: By how much, in units of the cost.
@@ -286,7 +300,8 @@ def progressive_match(
 
     Each round pairs the clusters of the larger modality that still lack a partner with all
     clusters of the smaller one, at least total cost :math:`\exp(-\cos)`, until every cluster has
-    one. ``to_visible`` or ``to_infrared`` of the smaller modality names the first partner.
+    one. ``to_visible`` or ``to_infrared`` of the smaller modality names the first partner. Where
+    forbidden pairs leave over clusters of the smaller one too, these get rounds of their own.
 
     Args:
         visible: Prototypes of the visible clusters, of any norm; memories are averaged.
@@ -384,11 +399,15 @@ def _memories(**sides: Prototypes) -> tuple[SubPrototypes, SubPrototypes]:
 
 
 def _cosine(visible: Prototypes, infrared: Prototypes) -> Tensor:
-    """Cosine between the clusters' mean memories, in float64."""
+    """Cosine between the clusters' mean memories, in float64, whatever the order of summation.
+
+    Entries are rounded to multiples of 2**-26, so that every product and every sum is exact.
+    """
     sides = []
     for side in _memories(visible=visible, infrared=infrared):
         share = side.weights.double() / side.weights.double().sum(dim=1, keepdim=True)
-        sides.append(unit_rows((side.values.detach().double() * share[..., None]).sum(dim=1)))
+        rows = unit_rows((side.values.detach().double() * share[..., None]).sum(dim=1))
+        sides.append((rows * 2**26).round() / 2**26)
     return sides[0] @ sides[1].T
 
 
@@ -410,6 +429,7 @@ def _check_options(
                 f"confidence must have the shape of cost {tuple(cost.shape)}, "
                 f"got {tuple(confidence.shape)}"
             )
+        check_devices(cost=cost, confidence=confidence)
         if not ((confidence >= 0) & (confidence <= 1)).all():
             bad = confidence[~((confidence >= 0) & (confidence <= 1))][0].item()
             raise ValueError(f"confidence must be in [0, 1], got {bad}")
@@ -427,7 +447,8 @@ def _cheapest(matched: Tensor, cost: Tensor) -> Matched:
     """The pairs with the cheapest partner of every cluster, -1 without one."""
     alone = [~matched.any(dim=1), ~matched.any(dim=0)]
     if not matched.numel():
-        return matched, *(torch.full_like(part, -1, dtype=torch.int64) for part in alone)
+        nobody = [torch.full_like(part, -1, dtype=torch.int64) for part in alone]
+        return matched, nobody[0], nobody[1]
     masked = cost.masked_fill(~matched, math.inf)
     to_infrared = masked.argmin(dim=1).masked_fill(alone[0], -1)
     return matched, to_infrared, masked.argmin(dim=0).masked_fill(alone[1], -1)
@@ -471,18 +492,19 @@ def _balanced(cost: Tensor) -> Matched:
 
 
 def _progressive(cost: Tensor) -> Matched:
-    n_visible, n_infrared = cost.shape
-    if n_visible < n_infrared:
-        return _swapped(_progressive(cost.T))
-    to_infrared = linear_assignment(cost).columns
-    matched = _pairs(to_infrared, cost)
-    _, _, to_visible = _cheapest(matched, cost)
+    _, to_infrared, to_visible = _one_to_one(cost)
+    to_infrared, to_visible = _more_rounds(to_infrared, cost), _more_rounds(to_visible, cost.T)
+    return _pairs(to_infrared, cost) | _pairs(to_visible, cost.T).T, to_infrared, to_visible
+
+
+def _more_rounds(partner: Tensor, cost: Tensor) -> Tensor:
+    """Partners for the rows without one, round by round, as far as pairs are allowed."""
     while True:
-        left = (to_infrared < 0).nonzero()[:, 0]
+        left = (partner < 0).nonzero()[:, 0]
         found = linear_assignment(cost[left]).columns
         if not (found >= 0).any():
-            return _pairs(to_infrared, cost), to_infrared, to_visible
-        to_infrared[left] = found
+            return partner
+        partner = partner.index_copy(0, left, found)
 
 
 def _bilateral(cost: Tensor) -> Matched:

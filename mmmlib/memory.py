@@ -53,11 +53,12 @@ def update_memory(
 
     Args:
         memory: Unit rows; not modified.
-        features: Rows of any norm, normalised here. A row that is not finite is left out.
+        features: Rows of any norm, normalised here. A row that is zero or not finite is left out.
         labels: Cluster of each row; -1 is left out.
         momentum: Weight of the old memory, in [0, 1].
         rule: See above.
-        groups: For ``"mean"``: an id per row (modality, view); the mean of the groups' means.
+        groups: For ``"mean"``: an id per row (modality, view); the mean of the groups' means. -1 is
+            left out.
         weights: Trust in each row, in [0, 1]: multiplies the step ``1 - momentum``
             (``"sequential"``, ``"hardest"``) or weighs the mean.
         threshold: Only rows whose similarity to their memory exceeds it take part.
@@ -86,7 +87,10 @@ def update_memory(
     bank = memory.detach()
     bank = bank.clone() if bank.dtype == torch.float64 else bank.float().clone()
     rows = features.detach()
-    usable = (labels >= 0) & (labels < len(bank)) & torch.isfinite(rows).all(dim=1)
+    usable = (labels >= 0) & (labels < len(bank))
+    usable &= torch.isfinite(rows).all(dim=1) & (rows != 0).any(dim=1)
+    if groups is not None:
+        usable &= groups >= 0
     rows, labels = unit_rows(rows[usable]).to(bank.dtype), labels[usable]
     trust = rows.new_ones(len(rows)) if weights is None else weights[usable].to(bank.dtype)
     if rule != "sequential" and threshold is not None:
@@ -119,10 +123,15 @@ def _check_update(
     check_number("momentum", momentum, 0, 1)
     check_choice("rule", rule, _RULES)
     check_weights(len(features), weights=weights)
+    if weights is not None:
+        check_devices(features=features, weights=weights)
+        if weights.device.type == "cpu" and (weights > 1).any():
+            raise ValueError(f"weights must be at most 1, got {weights.max().item():g}")
     if threshold is not None:
         check_number("threshold", threshold, -1, 1)
     if groups is not None:
         check_labels(len(features), groups=groups)
+        check_devices(features=features, groups=groups)
         if rule != "mean":
             raise ValueError(f"groups must be None unless rule is 'mean', got rule {rule!r}")
 
@@ -142,16 +151,22 @@ def _sequential_update(
     """In rounds: first the first row of every label, then the second ..."""
     order = labels.argsort(stable=True)
     counts = labels.bincount(minlength=1)
-    turn = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[labels[order]]
+    first = (counts.cumsum(0) - counts)[labels[order]]
+    turn = torch.arange(len(order), device=order.device) - first
     for t in range(int(counts.max())):
         now = order[turn == t]
         old, new = bank[labels[now]], rows[now]
         step = (1 - momentum) * trust[now, None]
         if threshold is not None:
             step = step * ((old * new).sum(dim=1, keepdim=True) > threshold)
-        mixed = unit_rows((1 - step) * old + step * new)
-        bank[labels[now]] = torch.where(step > 0, mixed, old)
+        bank[labels[now]] = _move(old, new, step)
     return bank
+
+
+def _move(old: Tensor, new: Tensor, step: Tensor) -> Tensor:
+    """Memories a step nearer to the rows; as they were without a step or where nothing is left."""
+    mixed = unit_rows((1 - step) * old + step * new)
+    return torch.where((step > 0) & (mixed != 0).any(dim=1, keepdim=True), mixed, old)
 
 
 def _least_similar(bank: Tensor, rows: Tensor, labels: Tensor, trust: Tensor) -> Tensor:
@@ -178,10 +193,9 @@ def _mean_update(
         found, group = torch.unique(groups[usable], return_inverse=True)
         n_groups, slot = len(found), labels * len(found) + group
     means, totals = segment_mean(rows, slot, n_clusters * n_groups, trust)
-    present = (totals > 0).view(n_clusters, n_groups)
-    mean = unit_rows(means.view(n_clusters, n_groups, -1).sum(dim=1))
-    moved = unit_rows(momentum * bank + (1 - momentum) * mean)
-    return torch.where(present.any(dim=1, keepdim=True), moved, bank)
+    present = (totals > 0).view(n_clusters, n_groups).any(dim=1, keepdim=True)
+    mean = unit_rows(means.view(n_clusters, n_groups, bank.shape[1]).sum(dim=1))
+    return _move(bank, mean, present.to(bank.dtype) * (1 - momentum))
 
 
 class _Memory(nn.Module):
@@ -349,13 +363,16 @@ class MultiMemory(_Memory):
         clusters, memories, dim = self.values.shape
         check_features(memory=self.values.view(-1, dim), features=features)
         check_labels(len(features), labels=labels)
+        check_devices(features=features, labels=labels)
         check_label_range("labels", labels, clusters)
-        known = (labels >= 0) & (labels < clusters)
-        own = torch.where(known, labels, 0)
-        likeness = torch.einsum("bnd,bd->bn", self.values[own], unit_rows(features.detach()))
-        nearest = likeness.masked_fill(self.weights[own] <= 0, -math.inf).argmax(dim=1)
+        known = ((labels >= 0) & (labels < clusters)).nonzero()[:, 0]
+        own = labels[known]
+        rows = unit_rows(features.detach()[known]).to(self.values.dtype)
+        likeness = (self.values[own] * rows[:, None]).sum(dim=2)
+        nearest = likeness.masked_fill(~(self.weights[own] > 0), -math.inf).argmax(dim=1)
         moved = update_memory(
-            self.values.view(-1, dim), features, torch.where(known, own * memories + nearest, -1),
+            self.values.view(-1, dim), features,
+            torch.full_like(labels, -1).index_copy(0, known, own * memories + nearest),
             momentum=self.momentum, rule=self.rule, groups=groups,
         )  # fmt: skip
         self.values.copy_(moved.view_as(self.values))

@@ -38,7 +38,7 @@ def row_metric(features: Tensor, form: str) -> Metric:
         exponent = torch.frexp(largest).exponent
         rows = torch.ldexp(rows, -exponent[:, None])  # exact, and safe to multiply
     norm = rows.new_zeros(len(rows), dtype=torch.float64)
-    for part, out in zip(rows.split(8192), norm.split(8192), strict=True):
+    for part, out in zip(torch.split(rows, 8192), torch.split(norm, 8192), strict=True):
         out.copy_(part.double().norm(dim=1))
     error = (rows.shape[1] + 8) * 2.0**-24
     if form == "paper":
@@ -138,14 +138,14 @@ def _search_device(metric: Metric, k: int, *, block: int = 4096) -> Neighbors:
     n, width = len(rows), min(k + SPARE, len(rows))
     everyone = torch.arange(n, device=rows.device)
     found = []
-    for own in everyone.split(block):
+    for own in torch.split(everyone, block):
         score = (rows[own].float() @ rows.float().T) * scale.float() + bias.float()
         score[own - own[0], own] = torch.inf
         best, candidates = score.topk(width, dim=1)
         unsure = best[:, -1] >= best[:, k - 1] - 2 * margin[own]
         parts = [
             _rank_exactly(metric, few, some, k)
-            for few, some in zip(own.split(64), candidates.split(64), strict=True)
+            for few, some in zip(torch.split(own, 64), torch.split(candidates, 64), strict=True)
         ]
         indices, similarities = (torch.cat(part) for part in zip(*parts, strict=True))
         if width < n:
@@ -165,7 +165,7 @@ def _rank_exactly(metric: Metric, own: Tensor, candidates: Tensor, k: int) -> Ne
     product = torch.cat(
         [
             (rows[own, None].double() * rows[part].double()).sum(2)
-            for part in candidates.split(2048, dim=1)
+            for part in torch.split(candidates, 2048, dim=1)
         ],
         dim=1,
     )

@@ -5,6 +5,7 @@ chunks of rows to as many threads as torch uses. Every row is computed by one th
 order, so results do not depend on the number of threads.
 """
 
+import inspect
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -23,6 +24,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     options = {"nogil": True, "error_model": "numpy", **options}
 
     def decorate(function: Callable[..., Any]) -> Any:
+        function = inspect.unwrap(function)  # numba cannot compile a type-checking wrapper
         try:
             return numba.njit(cache=True, **options)(function)
         except RuntimeError:  # no folder for the cache can be written

@@ -108,7 +108,7 @@ def cluster_memories(start, stop, rows, order, bounds, memories, values, shares)
             inertia = _lloyd(rows, members, centres, n_centres, owner, reach, size)
             if inertia < least:
                 least = inertia
-                for c in range(memories):
-                    real = c < n_centres and size[c] > 0
-                    shares[cluster, c] = size[c] / count if real else 0.0
-                    values[cluster, c] = centres[c] if real else 0.0
+                shares[cluster], values[cluster] = 0, 0
+                for c in range(n_centres):
+                    shares[cluster, c] = size[c] / count
+                    values[cluster, c] = centres[c]

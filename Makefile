@@ -1,0 +1,36 @@
+# `make demo` and `make test` each do everything from a clean clone.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint docs clean
+
+demo: $(VENV)/.train
+	$(BIN)/mmmlib train -d hubble --recipe mmm --logs-dir runs
+
+test: $(VENV)/.test
+	$(BIN)/pytest
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --config setup.cfg
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -W -q docs docs/_build/html
+
+# One stamp for each set of extras; a change of the requirements installs again.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.train: EXTRAS := train
+$(VENV)/.test: EXTRAS := train,test
+$(VENV)/.lint: EXTRAS := train,test,lint
+$(VENV)/.docs: EXTRAS := train,docs
+$(VENV)/.train $(VENV)/.test $(VENV)/.lint $(VENV)/.docs: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist docs/_build *.egg-info

@@ -1,0 +1,109 @@
+"""The command line: ``mmmlib train`` and ``mmmlib report``."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from mmmlib.reference.run import PRESETS, Run, Settings
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 when it is done, 2 with one clear line when it can't be.
+
+    Args:
+        arguments: What follows the program's name; None for those of the process.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.action(options)
+    except (OSError, ValueError, ArithmeticError, ImportError) as error:
+        print(f"mmmlib {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"mmmlib {options.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mmmlib", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    train = commands.add_parser("train", help="train on a data set with a recipe")
+    train.set_defaults(action=_train)
+    for item in fields(Settings):
+        kind = {"int": int, "float": float}.get(_kind(item.type), str)
+        default = "" if item.default in (None, MISSING) else f" (default {item.default})"
+        train.add_argument(
+            *item.metadata["names"], dest=item.name, type=kind, default=argparse.SUPPRESS,
+            help=item.metadata["about"] + default,
+        )  # fmt: skip
+    train.add_argument("--config", type=Path, help="args.json of an earlier run to start from")
+    train.add_argument("--logs-dir", type=Path, default=Path("runs"), help="where runs are kept")
+    train.add_argument("--quiet", action="store_true", help="print nothing")
+
+    report = commands.add_parser("report", help="write report.html of finished runs again")
+    report.set_defaults(action=_report)
+    report.add_argument("run", type=Path, nargs="+", help="folder of a run")
+    return parser
+
+
+def _kind(annotation: Any) -> str:
+    name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    return name or str(annotation).split(" | ")[0]
+
+
+def settings_from(options: dict[str, Any], config: Path | None = None) -> Settings:
+    """Flags given, over those of an earlier run, over the presets of the data set."""
+    names = {item.name for item in fields(Settings)}
+    given = {name: value for name, value in options.items() if name in names}
+    earlier = json.loads(config.read_text()) if config else {}
+    unknown = earlier.keys() - names
+    if unknown:
+        raise ValueError(f"config must hold settings of a run, got {', '.join(sorted(unknown))}")
+    dataset = given.get("dataset", earlier.get("dataset", Settings.dataset))
+    if dataset not in PRESETS:
+        raise ValueError(f"-d must be one of {', '.join(PRESETS)}, got {dataset!r}")
+    return Settings(**{**PRESETS[dataset], **earlier, **given})
+
+
+def _train(options: argparse.Namespace) -> None:
+    from mmmlib.reference import data, recipes
+    from mmmlib.reference.report import write_report
+    from mmmlib.reference.train import train
+
+    settings = settings_from(vars(options), options.config)
+    if settings.recipe not in recipes.RECIPES:
+        known = ", ".join(recipes.RECIPES)
+        raise ValueError(f"--recipe must be one of {known}, got {settings.recipe!r}")
+    loaded = data.load(
+        settings.dataset, settings.data_dir, seed=settings.seed, jitter=settings.jitter,
+        height=settings.height, width=settings.width,
+    )  # fmt: skip
+    folder = _new_folder(options.logs_dir / f"{settings.dataset}_{settings.recipe}")
+    run = Run(folder, settings, quiet=options.quiet)
+    run.say(f"{settings.recipe} on {settings.dataset}, seed {settings.seed}, into {folder}")
+    train(loaded, recipes.RECIPES[settings.recipe], settings, run)
+    run.say(f"report: {write_report(folder)}")
+
+
+def _new_folder(folder: Path) -> Path:
+    """The folder, with a number behind it if an earlier run has it."""
+    number, free = 1, folder
+    while free.exists():
+        number += 1
+        free = folder.with_name(f"{folder.name}_{number}")
+    return free
+
+
+def _report(options: argparse.Namespace) -> None:
+    from mmmlib.reference.report import write_report
+
+    for folder in options.run:
+        print(write_report(folder))

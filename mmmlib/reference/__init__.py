@@ -1,0 +1,1 @@
+"""The training that assembles the primitives."""

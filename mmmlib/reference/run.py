@@ -1,0 +1,175 @@
+"""A run on disk: its settings, its log, its metrics, its checkpoint."""
+
+import csv
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+import mmmlib
+
+__all__ = ["PRESETS", "Run", "Settings", "command_of", "environment"]
+
+Item = TypeVar("Item")
+
+
+def _flag(*names: str, about: str, default: Any) -> Any:
+    return field(default=default, metadata={"names": names, "about": about})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every number of a run; the names are those of the published scripts where they have one."""
+
+    dataset: str = _flag("-d", about="data set", default="hubble")
+    data_dir: str | None = _flag("--data-dir", about="where it lies", default=None)
+    recipe: str = _flag("--recipe", about="published method", default="mmm")
+    seed: int = _flag("--seed", about="decides every random choice", default=1)
+    device: str = _flag("--device", about="cpu, cuda, cuda:1 ...", default="cpu")
+    height: int = _flag("--height", about="of images from files", default=288)
+    width: int = _flag("--width", about="of images from files", default=144)
+    jitter: int | None = _flag("--jitter", about="of the patches; None: the scene's", default=None)
+    pad: int = _flag("--pad", about="pixels an image is moved in training", default=8)
+    erase: float = _flag("--erase", about="probability of an erased rectangle", default=0.0)
+    contrast: float = _flag("--contrast", about="change of brightness and contrast", default=0.4)
+    negative: float = _flag("--negative", about="probability of the negative", default=0.0)
+    batch_size: int = _flag("-b", "--batch-size", about="images a step", default=256)
+    num_instances: int = _flag("--num-instances", about="images of a cluster in it", default=8)
+    warm_up: int = _flag("--warm-up", about="epochs before the first clustering", default=8)
+    epochs: int = _flag("--epochs", about="epochs with clusters", default=16)
+    iters: int = _flag("--iters", about="steps an epoch", default=40)
+    lr: float = _flag("--lr", about="learning rate", default=2e-3)
+    weight_decay: float = _flag("--weight-decay", about="of Adam", default=5e-4)
+    step_size: int = _flag("--step-size", about="epochs until lr falls to a tenth", default=12)
+    dim: int = _flag("--features", about="width of the features", default=128)
+    k1: int = _flag("--k1", about="neighbours of the Jaccard distance", default=8)
+    k2: int = _flag("--k2", about="neighbours of its query expansion", default=3)
+    joint_k1: int = _flag("--joint-k1", about="k1 of the joint clustering", default=16)
+    joint_k2: int = _flag("--joint-k2", about="k2 of the joint clustering", default=4)
+    eps: float = _flag("--eps", about="radius of DBSCAN", default=0.6)
+    momentum: float = _flag("--momentum", about="weight of the old memory", default=0.1)
+    temp: float = _flag("--temp", about="temperature of the cluster contrast", default=0.05)
+    warm_up_temp: float = _flag("--warm-up-temp", about="that of the warm-up", default=0.1)
+    num_memories: int = _flag("--num-memories", about="memories per cluster", default=4)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "hubble": {},
+    "landsat": {"jitter": 2, "pad": 2, "negative": 0.5, "warm_up": 12},
+    "folder": {},
+    "synthetic": {"warm_up": 1, "epochs": 2, "iters": 4, "batch_size": 64, "k1": 8, "k2": 3,
+                  "joint_k1": 12, "joint_k2": 6},
+}  # fmt: skip
+
+
+class Run:
+    """The folder of a run, and what it prints.
+
+    Args:
+        folder: Made if missing.
+        settings: Written to ``args.json``.
+        quiet: Print nothing.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, *, quiet: bool = False) -> None:
+        self.folder, self.quiet = folder, quiet
+        self.rows: list[dict[str, Any]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_json(folder / "args.json", asdict(settings))
+        _write_json(folder / "env.json", environment())
+        (folder / "log.txt").write_text("")
+
+    def say(self, line: str) -> None:
+        """Print a line and keep it in ``log.txt``."""
+        if not self.quiet:
+            print(line, flush=True)
+        with (self.folder / "log.txt").open("a") as log:
+            log.write(line + "\n")
+
+    def progress(
+        self, items: Iterable[Item], what: str, total: int | None = None
+    ) -> Iterator[Item]:
+        """The items, under a bar where there is a terminal."""
+        if self.quiet or not sys.stderr.isatty():
+            return iter(items)
+        from tqdm import tqdm
+
+        bar: Iterator[Item] = iter(tqdm(items, desc=what, total=total, leave=False))
+        return bar
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Keep one row of metrics, in ``metrics.csv``, and say it in one line."""
+        self.rows.append(row)
+        names = list(dict.fromkeys(name for each in self.rows for name in each))
+        with (self.folder / "metrics.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        self.say(_line(row))
+
+    def save(self, **state: Any) -> None:
+        """Write ``checkpoint.pth.tar``; the old one stays until the new one is whole."""
+        path = self.folder / "checkpoint.pth.tar"
+        torch.save(state, path.with_suffix(".new"))
+        path.with_suffix(".new").replace(path)
+
+
+def _line(row: dict[str, Any]) -> str:
+    """One epoch in one line."""
+    parts = [f"epoch {row['epoch']:3d} {row['stage']:8s}"]
+    if "visible_clusters" in row:
+        parts.append(
+            f"clusters {row['visible_clusters']:4d} visible {row['infrared_clusters']:4d} infrared"
+            f"  noise {row['visible_noise']:5.1%} {row['infrared_noise']:5.1%}"
+        )
+    if "ari_all" in row:
+        parts.append(f"ARI {row['ari_all']:.3f}")
+    if "rank_1" in row:
+        parts.append(f"Rank-1: {row['rank_1']:.2%} | mAP: {row['mean_ap']:.2%}")
+    if "seconds" in row:
+        parts.append(f"{row['seconds']:.1f} s")
+    return "  ".join(parts)
+
+
+def command_of(settings: dict[str, Any]) -> str:
+    """The command that makes the same run again."""
+    words = ["mmmlib", "train"]
+    for item in fields(Settings):
+        value = settings[item.name]
+        if value is not None:
+            words += [item.metadata["names"][-1], str(value)]
+    return shlex.join(words)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for whoever wants the same numbers again."""
+    import numba
+    import numpy as np
+    import scipy
+    import sklearn
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "mmmlib": mmmlib.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "scikit-learn": sklearn.__version__,
+        "numba": numba.__version__,
+        "machine": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,152 @@
+"""Slow, obvious versions of neighbours, Jaccard distance, DBSCAN and prototypes: dense float64."""
+
+import numpy as np
+
+
+def unit(rows):
+    rows = np.asarray(rows, dtype=np.float64)
+    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)
+    rows = rows / np.where(largest > 0, largest, 1)
+    norm = np.sqrt((rows**2).sum(axis=1, keepdims=True))
+    return rows / np.where(norm > 0, norm, 1)
+
+
+def similarities(rows, form="paper"):
+    """Cosines (paper), or inner products of the rows as given (code)."""
+    rows = unit(rows) if form == "paper" else np.asarray(rows, dtype=np.float64)
+    return np.array([(rows * row).sum(axis=1) for row in rows]).reshape(len(rows), len(rows))
+
+
+def nearness(rows, form="paper"):
+    """What neighbours are ranked by: cosine (paper), minus squared distance (code)."""
+    if form == "paper":
+        return similarities(rows)
+    rows = np.asarray(rows, dtype=np.float64)
+    return -np.array([((rows - row) ** 2).sum(axis=1) for row in rows]).reshape(len(rows), -1)
+
+
+def rank(near, k):
+    """The row itself, then by falling nearness, equals by rising index."""
+    size = np.abs(near).max(initial=1e-300)
+    near = np.round(near / size, 12)
+    lists = []
+    for i in range(len(near)):
+        others = [j for j in range(len(near)) if j != i]
+        lists.append([i, *sorted(others, key=lambda j: (-near[i, j], j))][:k])
+    return np.array(lists, dtype=np.int64).reshape(len(near), min(k, len(near)))
+
+
+def knn(rows, k, form="paper"):
+    indices = rank(nearness(rows, form), k)
+    return indices, np.take_along_axis(similarities(rows, form), indices, axis=1)
+
+
+def half_length(k1):
+    """Half of k1, a half rounded to the even number."""
+    whole, odd = divmod(k1, 2)
+    return whole + (1 if odd and whole % 2 else 0)
+
+
+def mutual(lists, i, length):
+    """Those of the first neighbours of a row that have the row among their own first ones."""
+    return [j for j in lists[i][:length] if i in lists[j][:length]]
+
+
+def reciprocal_set(lists, i, length, half):
+    own = mutual(lists, i, length)
+    members = set(own)
+    for c in own:
+        theirs = mutual(lists, c, half + 1)
+        if 3 * len(set(theirs) & set(own)) > 2 * len(theirs):
+            members |= set(theirs)
+    return sorted(members)
+
+
+def reciprocal_weights(lists, similarity, length, half):
+    weights = np.zeros(similarity.shape)
+    for i in range(len(lists)):
+        members = reciprocal_set(lists, i, length, half)
+        logits = 2 * similarity[i, members]
+        weights[i, members] = np.exp(logits - logits.max())
+        weights[i] /= weights[i].sum()
+    return weights
+
+
+def expand(weights, lists, k2, groups=None):
+    """Mean of the weights of the first k2 neighbours, or the mean of the means of their groups."""
+    expanded = np.empty_like(weights)
+    for i in range(len(lists)):
+        near = lists[i][:k2]
+        if groups is None:
+            expanded[i] = weights[near].mean(axis=0)
+        else:
+            present = np.unique(groups[near])
+            means = [weights[near[groups[near] == group]].mean(axis=0) for group in present]
+            expanded[i] = np.mean(means, axis=0)
+    return expanded
+
+
+def jaccard(rows, k1, k2, groups=None, form="paper", *, half=None, columns=None):
+    """The dense distance; ``half`` and ``columns`` stand in for k1/2 and k1 in wrong variants."""
+    rows = np.asarray(rows)
+    n = len(rows)
+    columns = k1 if columns is None else columns
+    half = half_length(k1) if half is None else half
+    lists = rank(nearness(rows, form), columns)
+    weights = reciprocal_weights(lists, similarities(rows, form), columns, half)
+    if k2 > 1:
+        weights = expand(weights, lists, k2, groups)
+    shared = np.array([np.minimum(weights, row).sum(axis=1) for row in weights]).reshape(n, n)
+    distance = np.maximum(1 - shared / (2 - shared), 0)
+    np.fill_diagonal(distance, 0)
+    return distance
+
+
+def dbscan(distance, eps, min_samples):
+    """Grow each cluster from its first core point; a border point stays with its first cluster."""
+    near = [np.flatnonzero(row <= eps) for row in distance]
+    core = [len(some) >= min_samples for some in near]
+    labels = np.full(len(distance), -1)
+    n_clusters = 0
+    for first in range(len(distance)):
+        if not core[first] or labels[first] >= 0:
+            continue
+        queue = [first]
+        while queue:
+            i = queue.pop()
+            if labels[i] < 0:
+                labels[i] = n_clusters
+                queue += list(near[i]) if core[i] else []
+        n_clusters += 1
+    return labels
+
+
+def prototypes(rows, labels, weights=None):
+    rows = np.asarray(rows, dtype=np.float64)
+    means = []
+    for cluster in range(labels.max(initial=-1) + 1):
+        own = labels == cluster
+        share = np.ones(own.sum()) if weights is None or not weights[own].any() else weights[own]
+        means.append((rows[own] * share[:, None]).sum(axis=0) / share.sum())
+    return np.array(means).reshape(-1, rows.shape[1])
+
+
+def cross_modality_prototypes(visible, visible_labels, infrared, infrared_labels):
+    n_clusters = max(visible_labels.max(initial=-1), infrared_labels.max(initial=-1)) + 1
+    means = []
+    for cluster in range(n_clusters):
+        sides = [
+            rows[labels == cluster].astype(np.float64).mean(axis=0)
+            for rows, labels in ((visible, visible_labels), (infrared, infrared_labels))
+            if (labels == cluster).any()
+        ]
+        means.append(np.mean(sides, axis=0))
+    return np.array(means).reshape(-1, visible.shape[1])
+
+
+def same_partition(first, second):
+    """Row pairs on which two labelings differ; noise rows stand alone."""
+    together = [
+        (labels[:, None] == labels) & (labels[:, None] >= 0) for labels in (first, second)
+    ]
+    return int((together[0] != together[1]).sum()) // 2
