@@ -151,7 +151,12 @@ def check_count(name: str, value: object, least: int = 1) -> None:
 
 
 def check_number(
-    name: str, value: object, low: float, high: float, *, open_low: bool = False,
+    name: str,
+    value: object,
+    low: float,
+    high: float,
+    *,
+    open_low: bool = False,
     open_high: bool = False,
 ) -> None:
     """A number in an interval, ends included unless open."""

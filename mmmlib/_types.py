@@ -70,8 +70,9 @@ class JaccardGraph(NamedTuple):
                 f"max_bytes must be at least {needed} for a dense matrix of {n} rows, "
                 f"got {max_bytes}"
             )
-        rows = torch.repeat_interleave(torch.arange(n, device=self.indptr.device),
-                                       self.indptr.diff())
+        rows = torch.repeat_interleave(
+            torch.arange(n, device=self.indptr.device), self.indptr.diff()
+        )
         dense = torch.ones(n, n, dtype=self.distances.dtype, device=self.distances.device)
         dense[rows, self.indices.long()] = self.distances
         return dense
@@ -167,8 +168,9 @@ class ClusterMatch(NamedTuple):
         else:
             visible = torch.arange(n_visible, device=device)
             infrared = _join_partner(self.to_visible, n_visible)
-        n_labels = 1 + max((int(side.max()) for side in (visible, infrared) if len(side)),
-                           default=-1)
+        n_labels = 1 + max(
+            (int(side.max()) for side in (visible, infrared) if len(side)), default=-1
+        )
         return map_labels(visible_labels, visible), map_labels(infrared_labels, infrared), n_labels
 
     def transfer(

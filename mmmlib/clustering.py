@@ -11,6 +11,7 @@ from torch import Tensor
 from mmmlib._check import (
     check_choice,
     check_count,
+    check_devices,
     check_features,
     check_finite,
     check_labels,
@@ -147,7 +148,8 @@ def _join_rows(chunks: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, np.nda
 
 
 def _compact_ids(groups: Tensor) -> Tensor:
-    return torch.unique(groups, return_inverse=True)[1]
+    ids: Tensor = torch.unique(groups, return_inverse=True)[1]
+    return ids
 
 
 def dbscan(graph: JaccardGraph, *, eps: float, min_samples: int = 4) -> Int[Tensor, "n"]:
@@ -204,9 +206,9 @@ def _warn_of_odd_labels(labels: Tensor, eps: float, min_samples: int, graph: Jac
     n, noise = len(labels), int((labels < 0).sum())
     largest = int(labels[labels >= 0].bincount().max()) if noise < n else 0
     if n and (noise > 0.6 * n or largest > max(0.5 * n, 2 * min_samples)):
-        what = f"{noise} of {n} rows are noise" if noise > 0.6 * n else (
-            f"one cluster holds {largest} of {n} rows"
-        )
+        what = f"one cluster holds {largest} of {n} rows"
+        if noise > 0.6 * n:
+            what = f"{noise} of {n} rows are noise"
         low, middle, high = _kth_distance(graph, min_samples).quantile(
             torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
         )
@@ -412,10 +414,9 @@ def cross_modality_prototypes(
     check_features(visible=visible, infrared=infrared)
     check_labels(len(visible), visible_labels=visible_labels)
     check_labels(len(infrared), infrared_labels=infrared_labels)
-    labels = torch.cat([visible_labels, infrared_labels])
-    n_clusters = _check_clusters(
-        torch.cat([visible, infrared]), labels, names=("visible and infrared", "labels")
-    )
+    check_devices(visible=visible, visible_labels=visible_labels, infrared_labels=infrared_labels)
+    check_finite(visible=visible, infrared=infrared)
+    n_clusters = _count_clusters(visible_labels=visible_labels, infrared_labels=infrared_labels)
     sides = (
         segment_mean(visible, visible_labels, n_clusters),
         segment_mean(infrared, infrared_labels, n_clusters),
@@ -500,18 +501,22 @@ def _group_means(
     return SubPrototypes(means.view(n_clusters, n_groups, features.shape[1]), shares)
 
 
-def _check_clusters(
-    features: Tensor, labels: Tensor, names: tuple[str, str] = ("features", "labels")
-) -> int:
+def _check_clusters(features: Tensor, labels: Tensor) -> int:
     """Check features and contiguous labels; the number of clusters."""
-    check_features(**{names[0]: features})
-    check_labels(len(features), **{names[1]: labels})
-    check_finite(**{names[0]: features})
-    n_clusters = int(labels.max()) + 1 if len(labels) else 0
-    missing = (labels[labels >= 0].bincount(minlength=n_clusters) == 0).nonzero()
+    check_features(features=features)
+    check_labels(len(features), labels=labels)
+    check_devices(features=features, labels=labels)
+    check_finite(features=features)
+    return _count_clusters(labels=labels)
+
+
+def _count_clusters(**labels: Tensor) -> int:
+    together = torch.cat(list(labels.values()))
+    n_clusters = int(together.max()) + 1 if len(together) else 0
+    missing = (together[together >= 0].bincount(minlength=n_clusters) == 0).nonzero()
     if len(missing):
         raise ValueError(
-            f"{names[1]} must be contiguous (relabel makes them so), "
+            f"{' and '.join(labels)} must be contiguous (relabel makes them so), "
             f"got no row of cluster {int(missing[0])}"
         )
     return n_clusters
@@ -549,6 +554,7 @@ def relabel(*labels: Int[Tensor, "..."]) -> Relabelled:
     """
     for i, part in enumerate(labels):
         check_labels(None, **{f"labels[{i}]": part})
+    check_devices(**{f"labels[{i}]": part for i, part in enumerate(labels)})
     if not labels:
         return Relabelled((), torch.zeros(0, dtype=torch.int64))
     together = torch.cat(labels)

@@ -397,7 +397,7 @@ def class_mmd(
     first = _side(visible, visible_labels, visible_weights)
     second = _side(infrared, infrared_labels, infrared_weights)
     if pairs is not None:
-        _check_pairs(pairs)
+        _check_pairs(visible, pairs)
         first, second = _join_pairs(first, second, pairs)
     if not first.rows.numel() or not second.rows.numel():
         return _zero(visible, infrared)
@@ -620,6 +620,7 @@ def neighbor_loss(
     """
     _check({"logits": logits}, {}, {"weights": weights}, form)
     check_tensor(neighbors_mask=neighbors_mask)
+    check_devices(logits=logits, neighbors_mask=neighbors_mask)
     if neighbors_mask.shape != logits.shape or neighbors_mask.dtype != torch.bool:
         raise ValueError(
             f"neighbors_mask must be a bool tensor of shape {tuple(logits.shape)}, "
@@ -674,8 +675,9 @@ def _check_kernels(kernels: int, factor: float) -> None:
     check_number("factor", factor, 0.0, math.inf, open_low=True, open_high=True)
 
 
-def _check_pairs(pairs: Tensor) -> None:
+def _check_pairs(visible: Tensor, pairs: Tensor) -> None:
     check_tensor(pairs=pairs)
+    check_devices(visible=visible, pairs=pairs)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype != torch.int64:
         raise ValueError(
             f"pairs must be an int64 tensor of shape (pairs, 2), "
@@ -804,7 +806,6 @@ def _sum_mmd(
     both = (labels >= 0) & (visible_total > 0) & (infrared_total > 0)
     total = torch.where(is_visible, visible_total, -infrared_total)
     share = torch.where(both, weights, 0.0) / torch.where(both, total, 1.0)
-    same = same & both[:, None, :]
     first = tiles.gather(1, same.int().argmax(dim=-1))  # of the same label: a centre near by
     squared = _squared_distances(rows[tiles] - rows.detach()[first]).masked_fill(~same, 0.0)
     width = _mean_distance(squared.detach(), same, weights.detach()) / factor ** (kernels // 2)

@@ -30,7 +30,8 @@ __all__ = [
     "progressive_match",
 ]
 
-Prototypes = Float[Tensor, "clusters dim"] | Float[Tensor, "clusters memories dim"] | SubPrototypes
+Visible = Float[Tensor, "n_visible dim"] | Float[Tensor, "n_visible n dim"] | SubPrototypes
+Infrared = Float[Tensor, "n_infrared dim"] | Float[Tensor, "n_infrared m dim"] | SubPrototypes
 Direction = Literal["symmetric", "visible", "infrared"]
 Rule = Literal["nearest", "mutual", "one_to_one", "balanced", "progressive", "bilateral"]
 
@@ -39,7 +40,7 @@ _log = logging.getLogger("mmmlib")
 
 
 def memory_cost(
-    visible: Prototypes, infrared: Prototypes, *, direction: Direction = "symmetric"
+    visible: Visible, infrared: Infrared, *, direction: Direction = "symmetric"
 ) -> Float[Tensor, "n_visible n_infrared"]:
     r"""Compute the multi-memory cost between every visible and every infrared cluster.
 
@@ -187,8 +188,8 @@ def match_costs(
 
 
 def multi_memory_match(
-    visible: Prototypes,
-    infrared: Prototypes,
+    visible: Visible,
+    infrared: Infrared,
     *,
     assignment: Rule = "balanced",
     direction: Direction = "symmetric",
@@ -235,8 +236,8 @@ def multi_memory_match(
 
 
 def bilateral_match(
-    visible: Prototypes,
-    infrared: Prototypes,
+    visible: Visible,
+    infrared: Infrared,
     *,
     mirror: bool = False,
     max_cost: float = math.inf,
@@ -289,8 +290,8 @@ def bilateral_match(
 
 
 def progressive_match(
-    visible: Prototypes,
-    infrared: Prototypes,
+    visible: Visible,
+    infrared: Infrared,
     *,
     max_cost: float = math.inf,
     previous: ClusterMatch | None = None,
@@ -335,7 +336,7 @@ def progressive_match(
 
 
 def nearest_match(
-    visible: Prototypes, infrared: Prototypes, *, max_cost: float = math.inf
+    visible: Visible, infrared: Infrared, *, max_cost: float = math.inf
 ) -> ClusterMatch:
     """Give every cluster of either modality the most similar one of the other.
 
@@ -360,7 +361,7 @@ def nearest_match(
 
 
 def mutual_match(
-    visible: Prototypes, infrared: Prototypes, *, max_cost: float = math.inf
+    visible: Visible, infrared: Infrared, *, max_cost: float = math.inf
 ) -> ClusterMatch:
     """Match the clusters that are each other's most similar one: few pairs, mostly right.
 
@@ -384,7 +385,7 @@ def mutual_match(
     return match_costs(1 - _cosine(visible, infrared), assignment="mutual", max_cost=max_cost)
 
 
-def _memories(**sides: Prototypes) -> tuple[SubPrototypes, SubPrototypes]:
+def _memories(**sides: Tensor | SubPrototypes) -> tuple[SubPrototypes, SubPrototypes]:
     """Both sides as checked ``SubPrototypes``; a matrix has one memory per cluster."""
     found = {}
     for name, side in sides.items():
@@ -398,7 +399,7 @@ def _memories(**sides: Prototypes) -> tuple[SubPrototypes, SubPrototypes]:
     return left, right
 
 
-def _cosine(visible: Prototypes, infrared: Prototypes) -> Tensor:
+def _cosine(visible: Visible, infrared: Infrared) -> Tensor:
     """Cosine between the clusters' mean memories, in float64, whatever the order of summation.
 
     Entries are rounded to multiples of 2**-26, so that every product and every sum is exact.

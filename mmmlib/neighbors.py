@@ -1,6 +1,9 @@
 """Exact nearest neighbours in linear memory."""
 
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +18,8 @@ __all__ = ["knn"]
 
 ROW_TILE, COLUMN_TILE = 1024, 4096
 SPARE = 16  # candidates beyond k that a device search keeps before it falls back to whole rows
+LARGEST = 1e15  # of magnitudes whose products are safe in float32
+_PRECISION = Lock()
 
 
 class Metric(NamedTuple):
@@ -34,7 +39,12 @@ def row_metric(features: Tensor, form: str) -> Metric:
     rows = features.detach()
     rows = rows if rows.dtype == torch.float64 else rows.float()
     largest = rows.abs().amax(dim=1) if rows.numel() else rows.new_zeros(len(rows))
-    if form == "paper" and ((largest > 1e15) | ((largest < 1e-15) & (largest > 0))).any():
+    if form == "code" and (largest > LARGEST).any():
+        raise ValueError(
+            f"features must be at most {LARGEST:g} in magnitude with form='code', "
+            f"got {largest.max():g}"
+        )
+    if form == "paper" and ((largest > LARGEST) | ((largest < 1 / LARGEST) & (largest > 0))).any():
         exponent = torch.frexp(largest).exponent
         rows = torch.ldexp(rows, -exponent[:, None])  # exact, and safe to multiply
     norm = rows.new_zeros(len(rows), dtype=torch.float64)
@@ -72,7 +82,8 @@ def knn(
 
     Raises:
         TypeError: If ``features`` is not a tensor.
-        ValueError: If it is not a floating-point matrix, or not finite, or if ``k`` is below 1.
+        ValueError: If it is not a floating-point matrix, or not finite (for ``form="code"``: or
+            beyond 1e15), or if ``k`` is below 1.
 
     Example:
         >>> features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]])
@@ -90,13 +101,31 @@ def knn(
 
 def nearest(metric: Metric, k: int) -> Neighbors:
     """The k best rows of every row under a metric."""
-    n = len(metric.rows)
+    n, device = len(metric.rows), metric.rows.device
     if k == 0:
-        empty = torch.empty(n, 0, device=metric.rows.device)
+        empty = torch.empty(n, 0, device=device)
         return Neighbors(empty.long(), empty)
-    if metric.rows.device.type == "cpu":
-        return _search_cpu(metric, k)
-    return _search_device(metric, k)
+    with _full_precision(device.type):
+        return _search_cpu(metric, k) if device.type == "cpu" else _search_device(metric, k)
+
+
+@contextmanager
+def _full_precision(device: str) -> Iterator[None]:
+    """Float32 matrix products in float32, whatever autocast and the TF32 flags say."""
+    backends: list[Any] = [torch.backends.cuda]
+    flag: tuple[str, Any] = ("allow_tf32", False)
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # since torch 2.9
+        backends.append(torch.backends.mkldnn)
+        flag = ("fp32_precision", "ieee")
+    with _PRECISION, torch.autocast(device, enabled=False):
+        before = [getattr(backend.matmul, flag[0]) for backend in backends]
+        try:
+            for backend in backends:
+                setattr(backend.matmul, *flag)
+            yield
+        finally:
+            for backend, value in zip(backends, before, strict=True):
+                setattr(backend.matmul, flag[0], value)
 
 
 def _search_cpu(metric: Metric, k: int) -> Neighbors:

@@ -146,7 +146,5 @@ def cross_modality_prototypes(visible, visible_labels, infrared, infrared_labels
 
 def same_partition(first, second):
     """Row pairs on which two labelings differ; noise rows stand alone."""
-    together = [
-        (labels[:, None] == labels) & (labels[:, None] >= 0) for labels in (first, second)
-    ]
+    together = [(labels[:, None] == labels) & (labels[:, None] >= 0) for labels in (first, second)]
     return int((together[0] != together[1]).sum()) // 2

@@ -609,6 +609,20 @@ def test_class_mmd_does_not_depend_on_how_even_the_classes_are(sizes):
     assert value.item() == pytest.approx(expected, rel=1e-10)
 
 
+def test_even_classes_keep_less_than_all_pairs_of_rows():
+    labels = torch.arange(64).repeat_interleave(2)
+    visible = torch.randn(128, 2, dtype=torch.float64, requires_grad=True)
+    kept = {}
+
+    def remember(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+        class_mmd(visible, labels, visible.detach().flip(0), labels)
+    assert 0 < sum(kept.values()) < 256 * 256 * 8
+
+
 def test_many_to_many_pairs_stand_all_against_all():
     batch = make_batch()
     labels = torch.tensor([0, 1, 0, -1, 2, 1, 2, 0, 1, 3])
@@ -951,6 +965,14 @@ def test_errors_of_shapes():
     with refuses("pairs must be an int64 tensor of shape (pairs, 2), "
                  "got torch.int64 of shape (3,)"):  # fmt: skip
         class_mmd(ROW, LABEL, ROW, LABEL, pairs=LABEL)
+
+
+def test_errors_of_devices():
+    elsewhere = LABEL.to("meta")
+    with refuses("features and labels must be on one device, got features on cpu, labels on meta"):
+        weighted_triplet(ROW, elsewhere)
+    with refuses("visible and pairs must be on one device, got visible on cpu, pairs on meta"):
+        class_mmd(ROW, LABEL, ROW, LABEL, pairs=elsewhere)
 
 
 def test_errors_of_numbers():

@@ -66,8 +66,22 @@ def _offer(i, value, j, k, margin, rows, scale, bias, score, index, count, thres
 
 @compiled(fastmath={"nnan", "nsz", "reassoc", "contract"})
 def filter_rows(
-    start, stop, tile, first_row, first_column, k, margin, rows, scale, bias, weight, shift,
-    score, index, count, threshold,
+    start,
+    stop,
+    tile,
+    first_row,
+    first_column,
+    k,
+    margin,
+    rows,
+    scale,
+    bias,
+    weight,
+    shift,
+    score,
+    index,
+    count,
+    threshold,
 ):
     """Offer the entries of each tile row to the row's candidates."""
     columns = tile.shape[1]
@@ -84,14 +98,40 @@ def filter_rows(
                     j = first_column + c
                     value = tile[r, c] * weight[j] + shift[j]
                     if value >= threshold[i] and i != j:
-                        _offer(i, value, j, k, margin, rows, scale, bias, score, index, count,
-                               threshold)
+                        _offer(
+                            i,
+                            value,
+                            j,
+                            k,
+                            margin,
+                            rows,
+                            scale,
+                            bias,
+                            score,
+                            index,
+                            count,
+                            threshold,
+                        )
 
 
 @compiled(fastmath={"nnan", "nsz", "reassoc", "contract"})
 def filter_columns(
-    start, stop, tile, first_row, first_column, k, margin, rows, scale, bias, weight, shift,
-    score, index, count, threshold,
+    start,
+    stop,
+    tile,
+    first_row,
+    first_column,
+    k,
+    margin,
+    rows,
+    scale,
+    bias,
+    weight,
+    shift,
+    score,
+    index,
+    count,
+    threshold,
 ):
     """Offer the entries of each tile column to the candidates of that column's row."""
     for block in range(start, stop, _BLOCK):
@@ -107,8 +147,20 @@ def filter_columns(
                     j = first_column + c
                     value = tile[r, c] * weight[i] + shift[i]
                     if value >= threshold[j]:
-                        _offer(j, value, i, k, margin, rows, scale, bias, score, index, count,
-                               threshold)
+                        _offer(
+                            j,
+                            value,
+                            i,
+                            k,
+                            margin,
+                            rows,
+                            scale,
+                            bias,
+                            score,
+                            index,
+                            count,
+                            threshold,
+                        )
 
 
 @compiled()
@@ -153,9 +205,7 @@ def _grown(array, size):
 
 
 @compiled()
-def reciprocal_weights(
-    start, stop, nearest, similarity, mutual, mutual_half, half, rows, scale
-):
+def reciprocal_weights(start, stop, nearest, similarity, mutual, mutual_half, half, rows, scale):
     """Expanded k-reciprocal sets with softmax weights: lengths, members (ascending), weights."""
     n, k = nearest.shape
     length = np.zeros(stop - start, np.int64)
@@ -246,12 +296,14 @@ def expand_queries(start, stop, nearest, k2, groups, indptr, members, weights):
         if total + count > len(out_members):
             out_members = _grown(out_members, total + count)
             out_weights = _grown(out_weights, total + count)
+        first = total
         for t in range(count):
-            out_members[total] = touched[t]
-            out_weights[total] = sums[touched[t]]
+            weight = np.float32(sums[touched[t]])
             sums[touched[t]] = 0
-            total += 1
-        length[i - start] = count
+            if weight > 0:
+                out_members[total], out_weights[total] = touched[t], weight
+                total += 1
+        length[i - start] = total - first
     return length, out_members[:total].copy(), out_weights[:total].copy()
 
 
@@ -275,7 +327,15 @@ def transpose(n, indptr, members, weights):
 
 @compiled()
 def jaccard_rows(
-    start, stop, n, indptr, members, weights, column_indptr, column_rows, column_weights,
+    start,
+    stop,
+    n,
+    indptr,
+    members,
+    weights,
+    column_indptr,
+    column_rows,
+    column_weights,
     max_distance,
 ):
     """Pairs within the distance: lengths, other rows (ascending), distances; itself at 0."""

@@ -1,6 +1,5 @@
 """Rank of every right gallery image of a query, without sorting the gallery."""
 
-
 import numpy as np
 
 from mmmlib._kernels import compiled

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from mmmlib._check import check_choice, check_count, check_number
+from mmmlib.evaluation import Protocol
 
 __all__ = [
     "DATA_SETS",
@@ -56,7 +57,7 @@ class DataSet(NamedTuple):
         infrared: Training images of the second one.
         query: Infrared test images, with identities; None if there are none.
         gallery: Visible test images to find them in; None if there are none.
-        protocol: How they are scored: a protocol of ``mmmlib.evaluation``.
+        protocol: How they are scored, by ``mmmlib.evaluation``.
         name: The name in the table.
     """
 
@@ -64,7 +65,7 @@ class DataSet(NamedTuple):
     infrared: Images
     query: Images | None
     gallery: Images | None
-    protocol: str
+    protocol: Protocol
     name: str
 
 

@@ -120,7 +120,7 @@ def _headlines(rows: list[dict[str, Any]]) -> str:
             )
     if last.get("ari_all") is not None:
         found.append(
-            f'<div>ARI, both modalities<b>{last["ari_all"]:.3f}</b>'
+            f"<div>ARI, both modalities<b>{last['ari_all']:.3f}</b>"
             '<span class="soft">1 is the truth</span></div>'
         )
     return "".join(found)

@@ -54,6 +54,7 @@ class Settings:
     joint_k1: int = _flag("--joint-k1", about="k1 of the joint clustering", default=16)
     joint_k2: int = _flag("--joint-k2", about="k2 of the joint clustering", default=4)
     eps: float = _flag("--eps", about="radius of DBSCAN", default=0.6)
+    joint_eps: float = _flag("--joint-eps", about="eps of the joint clustering", default=0.5)
     momentum: float = _flag("--momentum", about="weight of the old memory", default=0.1)
     temp: float = _flag("--temp", about="temperature of the cluster contrast", default=0.05)
     warm_up_temp: float = _flag("--warm-up-temp", about="that of the warm-up", default=0.1)

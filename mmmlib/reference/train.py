@@ -303,9 +303,7 @@ def _warm_up(
     return {"instance": total / settings.iters}
 
 
-def _plan(
-    model: nn.Module, data: DataSet, recipe: Recipe, settings: Settings, epoch: int
-) -> Epoch:
+def _plan(model: nn.Module, data: DataSet, recipe: Recipe, settings: Settings, epoch: int) -> Epoch:
     """Cluster, match, and fill the memories."""
     visible = extract(model, data.visible, settings, infrared=False)
     infrared = extract(model, data.infrared, settings, infrared=True)
@@ -379,13 +377,17 @@ def _joint_labels(
     if not recipe.joint or recipe.true_labels:
         return shared
     found = cross_modality_cluster(
-        visible, infrared, k1=settings.joint_k1, k2=settings.joint_k2, eps=settings.eps
+        visible, infrared, k1=settings.joint_k1, k2=settings.joint_k2, eps=settings.joint_eps
     )
     return found.paired()
 
 
 def _memories(
-    visible: Tensor, infrared: Tensor, labels: Labels, recipe: Recipe, settings: Settings,
+    visible: Tensor,
+    infrared: Tensor,
+    labels: Labels,
+    recipe: Recipe,
+    settings: Settings,
     matching: bool,
 ) -> dict[str, ClusterMemory]:
     """The memories that the recipe reads in this epoch."""
@@ -533,13 +535,18 @@ def _score(
                 "pair_precision": report.precision,
                 "pair_recall": report.recall,
             }
-    if data.query is not None and data.gallery is not None:
-        query = extract(model, data.query, settings, infrared=True)
-        gallery = extract(model, data.gallery, settings, infrared=False)
-        found = evaluate(
-            query, gallery, data.query.identities, data.gallery.identities,
-            query_cameras=data.query.cameras, gallery_cameras=data.gallery.cameras,
-            protocol=data.protocol,
-        )  # fmt: skip
-        row |= {"rank_1": found.rank_1, "mean_ap": found.mean_ap, "mean_inp": found.mean_inp}
-    return row
+    return row | _retrieval(model, data, settings)
+
+
+def _retrieval(model: nn.Module, data: DataSet, settings: Settings) -> dict[str, float]:
+    """Infrared test images searched among the visible ones."""
+    query, gallery = data.query, data.gallery
+    if query is None or gallery is None or query.identities is None or gallery.identities is None:
+        return {}
+    found = evaluate(
+        extract(model, query, settings, infrared=True),
+        extract(model, gallery, settings, infrared=False),
+        query.identities, gallery.identities,
+        query_cameras=query.cameras, gallery_cameras=gallery.cameras, protocol=data.protocol,
+    )  # fmt: skip
+    return {"rank_1": found.rank_1, "mean_ap": found.mean_ap, "mean_inp": found.mean_inp}

@@ -1,0 +1,93 @@
+"""Train recipes on a data set with several seeds; one JSON line per run, those present skipped.
+
+``python -m benchmarks.training --data hubble --recipe baseline mmm --seeds 1 2 3``
+"""
+
+import argparse
+import json
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmmlib.cli import settings_from
+from mmmlib.reference import data
+from mmmlib.reference.recipes import RECIPES
+from mmmlib.reference.run import Run, Settings, environment
+from mmmlib.reference.train import train
+
+RESULTS = Path(__file__).parent / "results" / "training.jsonl"
+# Another row of the table: a recipe with a setting of its own.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mmm-1": ("mmm", {"num_memories": 1}),
+}
+
+
+def settings_of(name: str, dataset: str, data_dir: str | None, seed: int) -> Settings:
+    """The settings of one row of the table."""
+    recipe, changes = VARIANTS.get(name, (name, {}))
+    # The path of the data is the machine's business; it is left out of the record.
+    return replace(
+        settings_from({"dataset": dataset, "recipe": recipe, "seed": seed, **changes}),
+        data_dir=data_dir,
+    )
+
+
+def run(name: str, settings: Settings) -> dict[str, Any]:
+    """Train once; what is recorded of it."""
+    loaded = data.load(
+        settings.dataset, settings.data_dir, seed=settings.seed, jitter=settings.jitter
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        log = Run(Path(folder), settings, quiet=True)
+        train(loaded, RECIPES[settings.recipe], settings, log)
+        curve = [
+            {key: row.get(key) for key in ("epoch", "rank_1", "mean_ap", "ari_all")}
+            for row in log.rows
+        ]
+        seconds = sum(row.get("seconds", 0.0) for row in log.rows)
+        last = log.rows[-1]
+    return {
+        "name": name, "seed": settings.seed, "dataset": settings.dataset,
+        "settings": {**asdict(settings), "data_dir": None}, "last": last, "random": curve[0],
+        "curve": curve, "seconds": seconds, "environment": environment(),
+    }  # fmt: skip
+
+
+def finished(results: Path) -> list[dict[str, Any]]:
+    """The runs recorded so far."""
+    if not results.is_file():
+        return []
+    return [json.loads(line) for line in results.read_text().splitlines() if line]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run what is missing, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--data-dir")
+    parser.add_argument("--recipe", nargs="+", required=True, help="recipes, or mmm-1")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    for seed in options.seeds:
+        for name in options.recipe:
+            settings = settings_of(name, options.data, options.data_dir, seed)
+            wanted = {**asdict(settings), "data_dir": None}
+            done = [row for row in finished(options.json) if row["settings"] == wanted]
+            if done:
+                continue
+            row = run(name, settings)
+            with options.json.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            last = row["last"]
+            print(f"{options.data} {name} seed {seed}: Rank-1 {last['rank_1']:.1%} "
+                  f"mAP {last['mean_ap']:.1%} in {row['seconds']:.0f} s", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

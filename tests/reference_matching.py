@@ -1,0 +1,135 @@
+"""Matching as loops over clusters, from the formulas; NumPy, float64. Wrong variants on request."""
+
+import itertools
+import math
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+
+def memory_cost(visible, infrared, direction):
+    """Values (clusters, memories, dim) and which of the memories are real, of either side."""
+    cost = np.zeros((len(visible[0]), len(infrared[0])))
+    for v, left in enumerate(zip(*visible, strict=True)):
+        for r, right in enumerate(zip(*infrared, strict=True)):
+            cost[v, r] = {
+                "infrared": reach(right, left),
+                "visible": reach(left, right),
+                "symmetric": (reach(right, left) + reach(left, right)) / 2,
+            }[direction]
+    return cost
+
+
+def reach(side, other):
+    """The distance to the nearest of the others, summed over the real rows; scaled to all rows."""
+    (rows, real), (others, others_real) = side, other
+    near = [min(math.dist(row, near) for near in others[others_real]) for row in rows[real]]
+    return len(rows) * sum(near) / len(near)
+
+
+def every_assignment(rows, columns, capacity):
+    """All ways to give each row a column, or none (-1)."""
+    for chosen in itertools.product(range(-1, columns), repeat=rows):
+        if all(chosen.count(column) <= capacity for column in range(columns)):
+            yield chosen
+
+
+def best_assignment(cost, capacity=1, at_least=0):
+    """Of all assignments the one of the least key."""
+    return min(
+        every_assignment(*cost.shape, capacity),
+        key=lambda chosen: assignment_key(cost, chosen, at_least),
+    )
+
+
+def assignment_key(cost, chosen, at_least=0):
+    """No forbidden pair; then most pairs, ``at_least`` filled best, least total cost."""
+    pairs = [(row, column) for row, column in enumerate(chosen) if column >= 0]
+    loads = [list(chosen).count(column) for column in range(cost.shape[1])]
+    filled = sum(min(load, at_least) for load in loads)
+    total = math.fsum(cost[pair] for pair in pairs)
+    return total == math.inf, -len(pairs), -filled, total
+
+
+def assign(cost, copies=1):
+    """The pairs of a least assignment of rows to ``copies`` of every column."""
+    rows, columns = linear_sum_assignment(np.tile(cost, (1, copies)))
+    return list(zip(rows, columns % max(1, cost.shape[1]), strict=True))
+
+
+def try_all(cost, copies=1):
+    """The pairs of ``assign`` by trying all; pairs may be forbidden."""
+    chosen = best_assignment(cost, copies)
+    return [(row, column) for row, column in enumerate(chosen) if column >= 0]
+
+
+def nearest(cost):
+    """Every visible cluster with its first cheapest, and every infrared one with its own."""
+    visible, infrared = choices(cost)
+    return visible | infrared
+
+
+def mutual(cost):
+    visible, infrared = choices(cost)
+    return visible & infrared
+
+
+def choices(cost):
+    visible, infrared = np.zeros(cost.shape, bool), np.zeros(cost.shape, bool)
+    for v, row in enumerate(cost):
+        if min(row) < math.inf:
+            visible[v, list(row).index(min(row))] = True
+    for r, column in enumerate(cost.T):
+        if min(column) < math.inf:
+            infrared[list(column).index(min(column)), r] = True
+    return visible, infrared
+
+
+def bilateral(
+    cost, *, first=True, copies="floor + 1", grow="published", drop_last=False, solve=assign
+):
+    """Many-to-many matching; ``first``, ``copies``, ``grow``, ``drop_last`` make wrong variants."""
+    matched = np.zeros(cost.shape, bool)
+    if drop_last:
+        matched[:-1, :-1] = bilateral(cost[:-1, :-1])
+        return matched
+    n_visible, n_infrared = cost.shape
+    large, small = max(cost.shape), min(cost.shape)
+    k = {"floor + 1": large // small + 1, "ceil": -(-large // small)}[copies]
+    one = solve(cost)
+    two = solve(cost, k) if n_visible >= n_infrared else [(v, r) for r, v in solve(cost.T, k)]
+    if grow == "mirrored" and n_visible < n_infrared:
+        along_infrared, along_visible = two, one if first else []
+    else:
+        along_infrared, along_visible = one if first else [], two
+    for v, r in along_infrared:
+        for other in range(n_visible):
+            matched[other, r] |= cost[other, r] <= cost[v, r]
+    for v, r in along_visible:
+        for other in range(n_infrared):
+            matched[v, other] |= cost[v, other] <= cost[v, r]
+    return matched
+
+
+def progressive(cost, rounds=math.inf, solve=assign):
+    """Rounds of one-to-one matching: partners of the visible, and of the infrared clusters."""
+    if len(cost) < cost.shape[1]:
+        return progressive(cost.T, rounds, solve)[::-1]
+    to_infrared, to_visible = np.full(len(cost), -1), np.full(cost.shape[1], -1)
+    for v, r in solve(cost):
+        to_infrared[v], to_visible[r] = r, v
+    done = 1
+    while (to_infrared < 0).any() and done < rounds:
+        left = np.flatnonzero(to_infrared < 0)
+        for v, r in solve(cost[left]):
+            to_infrared[left[v]] = r
+        done += 1
+    return to_infrared, to_visible
+
+
+def relabel(labels, partner, drop_last=False):
+    """Labels in the other modality's space; the released code lets the last cluster be."""
+    last = len(partner) - 1
+    return [
+        label if label < 0 or (drop_last and label == last) else partner[label] for label in labels
+    ]
