@@ -47,16 +47,16 @@ def row_metric(features: Tensor, form: str) -> Metric:
     if form == "paper" and ((largest > LARGEST) | ((largest < 1 / LARGEST) & (largest > 0))).any():
         exponent = torch.frexp(largest).exponent
         rows = torch.ldexp(rows, -exponent[:, None])  # exact, and safe to multiply
-    norm = rows.new_zeros(len(rows), dtype=torch.float64)
-    for part, out in zip(torch.split(rows, 8192), torch.split(norm, 8192), strict=True):
-        out.copy_(part.double().norm(dim=1))
+    square = rows.new_zeros(len(rows), dtype=torch.float64)
+    for part, out in zip(torch.split(rows, 8192), torch.split(square, 8192), strict=True):
+        out.copy_(part.double().square().sum(dim=1))
+    norm = square.sqrt()
     error = (rows.shape[1] + 8) * 2.0**-24
     if form == "paper":
         scale = torch.where(norm > 0, 1 / norm, 0.0)
         return Metric(rows, scale, torch.zeros_like(norm), error * norm)
     longest = norm.max() if len(norm) else norm.sum()
-    bias = -(norm**2) / 2
-    return Metric(rows, torch.ones_like(norm), bias, error * (norm * longest + longest**2))
+    return Metric(rows, torch.ones_like(norm), -square / 2, error * (norm * longest + longest**2))
 
 
 def knn(

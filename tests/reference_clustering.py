@@ -3,18 +3,23 @@
 import numpy as np
 
 
-def unit(rows):
-    rows = np.asarray(rows, dtype=np.float64)
-    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)
-    rows = rows / np.where(largest > 0, largest, 1)
-    norm = np.sqrt((rows**2).sum(axis=1, keepdims=True))
-    return rows / np.where(norm > 0, norm, 1)
+def norms(rows):
+    return np.sqrt((rows**2).sum(axis=1))
+
+
+def products(rows):
+    return np.array([(rows * row).sum(axis=1) for row in rows]).reshape(len(rows), len(rows))
 
 
 def similarities(rows, form="paper"):
     """Cosines (paper), or inner products of the rows as given (code)."""
-    rows = unit(rows) if form == "paper" else np.asarray(rows, dtype=np.float64)
-    return np.array([(rows * row).sum(axis=1) for row in rows]).reshape(len(rows), len(rows))
+    rows = np.asarray(rows, dtype=np.float64)
+    if form == "code":
+        return products(rows)
+    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)
+    rows = np.ldexp(rows, -np.frexp(largest)[1])
+    norm = np.where(largest[:, 0] > 0, norms(rows), 1)
+    return products(rows) / norm / norm[:, None]
 
 
 def nearness(rows, form="paper"):
@@ -22,13 +27,13 @@ def nearness(rows, form="paper"):
     if form == "paper":
         return similarities(rows)
     rows = np.asarray(rows, dtype=np.float64)
-    return -np.array([((rows - row) ** 2).sum(axis=1) for row in rows]).reshape(len(rows), -1)
+    away = [((rows - row) ** 2).sum(axis=1) for row in rows]
+    return -np.array(away).reshape(len(rows), len(rows))
 
 
 def rank(near, k):
     """The row itself, then by falling nearness, equals by rising index."""
-    size = np.abs(near).max(initial=1e-300)
-    near = np.round(near / size, 12)
+    near = np.round(near / np.abs(near).max(initial=1e-300), 13)
     lists = []
     for i in range(len(near)):
         others = [j for j in range(len(near)) if j != i]

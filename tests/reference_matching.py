@@ -113,17 +113,19 @@ def bilateral(
 
 def progressive(cost, rounds=math.inf, solve=assign):
     """Rounds of one-to-one matching: partners of the visible, and of the infrared clusters."""
-    if len(cost) < cost.shape[1]:
-        return progressive(cost.T, rounds, solve)[::-1]
     to_infrared, to_visible = np.full(len(cost), -1), np.full(cost.shape[1], -1)
     for v, r in solve(cost):
         to_infrared[v], to_visible[r] = r, v
-    done = 1
-    while (to_infrared < 0).any() and done < rounds:
-        left = np.flatnonzero(to_infrared < 0)
-        for v, r in solve(cost[left]):
-            to_infrared[left[v]] = r
-        done += 1
+    for partner, side in ((to_infrared, cost), (to_visible, cost.T)):
+        done = 1
+        while done < rounds:
+            left = np.flatnonzero(partner < 0)
+            pairs = solve(side[left])
+            if not pairs:
+                break
+            for row, column in pairs:
+                partner[left[row]] = column
+            done += 1
     return to_infrared, to_visible
 
 

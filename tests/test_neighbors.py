@@ -31,9 +31,9 @@ def with_zeros(rows):
     return rows
 
 
-def beyond_float32():
-    """One hundred rows that float32 cannot tell apart, and thirty that can be."""
-    crowd = normal(1, 8, dtype=torch.float64) + 1e-9 * normal(100, 8, dtype=torch.float64)
+def beyond_float32(n=100):
+    """Rows whose nearness to each other float32 cannot tell apart, and thirty others."""
+    crowd = normal(1, 8, dtype=torch.float64) + 3e-4 * normal(n, 8, dtype=torch.float64)
     return torch.cat([crowd, normal(30, 8, seed=1, dtype=torch.float64)])
 
 
@@ -46,7 +46,7 @@ ROWS = {
     "zero rows": with_zeros(normal(60, 12)),
     "nothing but zeros": torch.zeros(20, 3),
     "lattice": lattice(),
-    "parallel": normal(20, 12).repeat(3, 1) * torch.tensor([1.0, 2.0, 8.0]).repeat_interleave(20)[:, None],
+    "parallel": torch.cat([normal(20, 12), 2 * normal(20, 12), normal(20, 12) / 8]),
     "float16": normal(60, 12, dtype=torch.float16),
     "bfloat16": normal(60, 12, dtype=torch.bfloat16),
     "float64": normal(60, 12, dtype=torch.float64),
@@ -156,7 +156,7 @@ def test_more_equal_rows_than_candidates_are_kept(search, k):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("search", [knn, search_device])
 def test_more_rows_than_float32_can_order(search, form):
-    features = torch.cat([beyond_float32(), beyond_float32() + 1e-10, beyond_float32() - 1e-10])
+    features = beyond_float32(300)
     assert_exact(search(features, 4, form=form), features, 4, form)
 
 

@@ -196,5 +196,5 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.0f}" if value == int(value) and abs(value) >= 1 else f"{value:.3f}"
+        return f"{value:.0f}" if value == int(value) else f"{value:.3f}"
     return html.escape(str(value or ""))

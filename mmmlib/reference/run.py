@@ -63,7 +63,8 @@ class Settings:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "hubble": {},
-    "landsat": {"jitter": 2, "pad": 2, "negative": 0.5, "warm_up": 12},
+    "landsat": {"jitter": 2, "pad": 2, "negative": 0.5, "warm_up": 12, "epochs": 24,
+                "step_size": 18},
     "folder": {},
     "synthetic": {"warm_up": 1, "epochs": 2, "iters": 4, "batch_size": 64, "k1": 8, "k2": 3,
                   "joint_k1": 12, "joint_k2": 6},

@@ -120,9 +120,9 @@ def infrared_nce(step: Step) -> Tensor:
 
 
 def _agnostic(step: Step, name: str, visible: Tensor, infrared: Tensor) -> Tensor:
-    """Contrast of both modalities with one memory."""
+    """Contrast of both modalities with one memory: the sum of the two, as published."""
     logits, labels = step.memories[name](step.both()), torch.cat([visible, infrared])
-    return modality_agnostic_nce(logits, labels, step.modality())
+    return 2 * modality_agnostic_nce(logits, labels, step.modality())
 
 
 def joint_nce(step: Step) -> Tensor:
@@ -142,10 +142,11 @@ def agnostic_infrared_nce(step: Step) -> Tensor:
 
 def consistency(step: Step) -> Tensor:
     """MBCCM's consistency: each specific memory and its agnostic twin agree about every row."""
-    rows, memories = step.both(), step.memories
-    return consistency_loss(
-        memories["visible"](rows), memories["agnostic_visible"](rows)
-    ) + consistency_loss(memories["infrared"](rows), memories["agnostic_infrared"](rows))
+    memories, loss = step.memories, step.visible.new_zeros(())
+    for rows in (step.visible, step.infrared):
+        for name in ("visible", "infrared"):
+            loss = loss + consistency_loss(memories[name](rows), memories[f"agnostic_{name}"](rows))
+    return loss
 
 
 def alignment_intra(step: Step) -> Tensor:
