@@ -83,6 +83,7 @@ RECIPES: dict[str, Recipe] = {
         parts=(
             *INTRA,
             Part("joint_nce"),
+            Part("shared_nce"),
             Part("alignment_intra", weight=0.5),
             Part("alignment_inter", weight=0.05, start=15 / 80),
         ),

@@ -119,15 +119,26 @@ def infrared_nce(step: Step) -> Tensor:
     return cluster_nce(step.memories["infrared"](step.infrared), step.labels.infrared)
 
 
-def _agnostic(step: Step, name: str, visible: Tensor, infrared: Tensor) -> Tensor:
+def _agnostic(
+    step: Step, name: str, visible: Tensor, infrared: Tensor, trust: Tensor | None = None
+) -> Tensor:
     """Contrast of both modalities with one memory: the sum of the two, as published."""
     logits, labels = step.memories[name](step.both()), torch.cat([visible, infrared])
-    return 2 * modality_agnostic_nce(logits, labels, step.modality())
+    return 2 * modality_agnostic_nce(logits, labels, step.modality(), weights=trust)
 
 
 def joint_nce(step: Step) -> Tensor:
     """Cluster contrast of both modalities with the memory of the joint clusters (CMC)."""
     return _agnostic(step, "joint", step.labels.joint_visible, step.labels.joint_infrared)
+
+
+def shared_nce(step: Step) -> Tensor:
+    """Contrast of both modalities with the memory of the matched labels, as far as trusted.
+
+    The released MMM trains a classifier on these labels, each weighted by its clean probability.
+    """
+    visible, infrared = step.labels.shared_visible, step.labels.shared_infrared
+    return _agnostic(step, "shared", visible, infrared, torch.cat(step.trust))
 
 
 def agnostic_visible_nce(step: Step) -> Tensor:
@@ -172,7 +183,7 @@ LOSSES: dict[str, Callable[[Step], Tensor]] = {
     loss.__name__: loss
     for loss in (
         visible_nce, infrared_nce, joint_nce, agnostic_visible_nce, agnostic_infrared_nce,
-        consistency, alignment_intra, alignment_inter,
+        shared_nce, consistency, alignment_intra, alignment_inter,
     )
 }  # fmt: skip
 
@@ -403,6 +414,11 @@ def _memories(
             visible, labels.joint_visible, infrared, labels.joint_infrared
         )
         memories["joint"] = fill(joint, rule="mean")
+    if matching and recipe.sampling == "shared":
+        shared = cross_modality_prototypes(
+            visible, labels.shared_visible, infrared, labels.shared_infrared
+        )
+        memories["shared"] = fill(shared, rule="mean")
     if matching and recipe.sampling == "matched":
         memories["agnostic_visible"] = fill(centres[0], rule="mean")
         memories["agnostic_infrared"] = fill(centres[1], rule="mean")
@@ -500,13 +516,14 @@ def _write_memories(step: Step) -> None:
     labels, memories = step.labels, step.memories
     memories["visible"].update(step.visible, labels.visible)
     memories["infrared"].update(step.infrared, labels.infrared)
-    shared = {
+    both = {
+        "shared": (labels.shared_visible, labels.shared_infrared),
         "joint": (labels.joint_visible, labels.joint_infrared),
         "agnostic_visible": (labels.visible, labels.visible),
         "agnostic_infrared": (labels.infrared, labels.infrared),
     }
-    for name in shared.keys() & memories.keys():
-        memories[name].update(step.both(), torch.cat(shared[name]), step.modality())
+    for name in both.keys() & memories.keys():
+        memories[name].update(step.both(), torch.cat(both[name]), step.modality())
 
 
 def _score(
