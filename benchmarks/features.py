@@ -17,12 +17,15 @@ class Features(NamedTuple):
     modality: Tensor  # 0 visible, 1 infrared
 
 
-def make_features(n: int, dim: int, *, spread: float = 0.8, outliers: float = 0.2, seed: int = 0) -> Features:
+def make_features(
+    n: int, dim: int, *, spread: float = 0.8, outliers: float = 0.2, seed: int = 0
+) -> Features:
     """Draw rows whose density is uneven.
 
     Identities have 2 to 60 rows, log-uniform. An identity has its own tightness and three poses,
     a camera shifts its rows, and a twentieth of the rows (blurred images, say) lean to the common
-    mean: these are the hubs of the neighbour lists. Outliers hardly resemble their identity. The rows are ordered by identity.
+    mean: these are the hubs of the neighbour lists. Outliers hardly resemble their identity. The
+    rows are ordered by identity.
 
     Args:
         n: Rows.

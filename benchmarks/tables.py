@@ -13,6 +13,7 @@ ROWS = {
     "mbccm": "`mbccm`",
     "mmm": "`mmm`",
     "mmm-1": "`mmm`, one memory instead of four",
+    "mmm-unshared": "`mmm` without contrast of matched labels",
     "oracle": "true labels (ceiling)",
 }
 SCORES = ("rank_1", "mean_ap", "ari_all", "pair_precision")

@@ -12,14 +12,16 @@ def test_training_appends_a_line_a_run_and_skips_those_present(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = tmp_path / "training.jsonl"
-    arguments = ["--data", "synthetic", "--recipe", "baseline", "mmm-1", "--seeds", "1"]
+    arguments = ["--data", "synthetic", "--recipe", "mmm-unshared", "mmm-1", "--seeds", "1"]
     training.main([*arguments, "--json", str(results)])
     assert len(capsys.readouterr().out.splitlines()) == 2
     training.main([*arguments, "--json", str(results)])
     assert capsys.readouterr().out == ""
     rows = [json.loads(line) for line in results.read_text().splitlines()]
-    assert [row["name"] for row in rows] == ["baseline", "mmm-1"]
+    assert [row["name"] for row in rows] == ["mmm-unshared", "mmm-1"]
     assert rows[1]["settings"]["num_memories"] == 1
+    assert "loss_shared_nce" in rows[1]["last"]
+    assert "loss_shared_nce" not in rows[0]["last"]
     assert rows[1]["last"]["stage"] == "clusters"
     assert len(rows[1]["curve"]) == 4
 

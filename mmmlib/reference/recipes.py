@@ -56,8 +56,9 @@ class Recipe(NamedTuple):
         match: How visible and infrared clusters find one another, from their memories; None for
             a method that never matches (its labels are still joined for scoring).
         match_start: Share of the clustering epochs before clusters are matched.
-        sampling: ``"separate"`` draws each modality alone; ``"shared"`` draws from one label
-            space of both; ``"matched"`` draws matched pairs of clusters.
+        sampling: Once clusters are matched, ``"shared"`` draws from one label space of both and
+            ``"matched"`` draws matched pairs of clusters; before, and with ``"separate"``, each
+            modality is drawn alone.
         joint: Whether both modalities are clustered together as well (CMC).
         true_labels: Whether identities take the place of clusters (a ceiling, not a method).
         source: Where it was published.
@@ -74,6 +75,8 @@ class Recipe(NamedTuple):
 
 INTRA = (Part("visible_nce"), Part("infrared_nce"))
 
+ALONE = 0.3  # MMM: share of the clustering epochs in which each modality is still on its own
+
 RECIPES: dict[str, Recipe] = {
     "baseline": Recipe(
         parts=INTRA,
@@ -82,12 +85,13 @@ RECIPES: dict[str, Recipe] = {
     "mmm": Recipe(
         parts=(
             *INTRA,
-            Part("joint_nce"),
-            Part("shared_nce"),
-            Part("alignment_intra", weight=0.5),
-            Part("alignment_inter", weight=0.05, start=15 / 80),
+            Part("joint_nce", start=ALONE),
+            Part("shared_nce", start=ALONE),
+            Part("alignment_intra", weight=0.5, start=ALONE),
+            Part("alignment_inter", weight=0.05, start=ALONE + (1 - ALONE) * 15 / 80),
         ),
         match=matching.multi_memory_match,
+        match_start=ALONE,
         sampling="shared",
         joint=True,
         source="Shi et al. Multi-Memory Matching for Unsupervised Visible-Infrared Person "

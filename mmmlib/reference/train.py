@@ -320,14 +320,20 @@ def _plan(model: nn.Module, data: DataSet, recipe: Recipe, settings: Settings, e
     visible = extract(model, data.visible, settings, infrared=False)
     infrared = extract(model, data.infrared, settings, infrared=True)
     own = _own_labels(visible, infrared, data, recipe, settings)
-    matching = recipe.match is not None and epoch >= recipe.match_start * settings.epochs
+    started = epoch / settings.epochs >= recipe.match_start
+    matching = started and recipe.match is not None
     match = _match(visible, infrared, own, recipe, settings, matching)
     shared_visible, shared_infrared, _ = match.shared_labels(*own)
     if recipe.true_labels:
         shared_visible, shared_infrared = _identities(data)
-    joint = _joint_labels(visible, infrared, recipe, settings, (shared_visible, shared_infrared))
+    joint = shared_visible, shared_infrared
+    if started and recipe.joint and not recipe.true_labels:
+        joint = cross_modality_cluster(
+            visible, infrared, k1=settings.joint_k1, k2=settings.joint_k2, eps=settings.joint_eps
+        ).paired()
     labels = Labels(*own, shared_visible, shared_infrared, *joint)
-    memories = _memories(visible, infrared, labels, recipe, settings, matching)
+    wanted = {"joint": started and recipe.joint, recipe.sampling: matching}
+    memories = _memories(visible, infrared, labels, settings, wanted)
     centres, trust = _alignment(visible, infrared, labels, settings)
     return Epoch(labels, match, matching, memories, centres, trust)
 
@@ -378,50 +384,24 @@ def _match(
     return match_costs(1 - centres[0] @ centres[1].T, assignment="one_to_one")
 
 
-def _joint_labels(
-    visible: Tensor,
-    infrared: Tensor,
-    recipe: Recipe,
-    settings: Settings,
-    shared: tuple[Tensor, Tensor],
-) -> tuple[Tensor, Tensor]:
-    """Clusters of both modalities together, where the recipe asks for them."""
-    if not recipe.joint or recipe.true_labels:
-        return shared
-    found = cross_modality_cluster(
-        visible, infrared, k1=settings.joint_k1, k2=settings.joint_k2, eps=settings.joint_eps
-    )
-    return found.paired()
-
-
 def _memories(
-    visible: Tensor,
-    infrared: Tensor,
-    labels: Labels,
-    recipe: Recipe,
-    settings: Settings,
-    matching: bool,
+    visible: Tensor, infrared: Tensor, labels: Labels, settings: Settings, wanted: dict[str, bool]
 ) -> dict[str, ClusterMemory]:
-    """The memories that the recipe reads in this epoch."""
+    """The memories of each modality, and those of both that the recipe reads in this epoch."""
     fill = partial(ClusterMemory, momentum=settings.momentum, temperature=settings.temp)
-    centres = [prototypes(visible, labels.visible), prototypes(infrared, labels.infrared)]
-    memories = {
-        "visible": fill(centres[0]),
-        "infrared": fill(centres[1]),
+    own = prototypes(visible, labels.visible), prototypes(infrared, labels.infrared)
+    memories = {"visible": fill(own[0]), "infrared": fill(own[1])}
+    both = {
+        "joint": (labels.joint_visible, labels.joint_infrared),
+        "shared": (labels.shared_visible, labels.shared_infrared),
     }
-    if recipe.joint:
-        joint = cross_modality_prototypes(
-            visible, labels.joint_visible, infrared, labels.joint_infrared
-        )
-        memories["joint"] = fill(joint, rule="mean")
-    if matching and recipe.sampling == "shared":
-        shared = cross_modality_prototypes(
-            visible, labels.shared_visible, infrared, labels.shared_infrared
-        )
-        memories["shared"] = fill(shared, rule="mean")
-    if matching and recipe.sampling == "matched":
-        memories["agnostic_visible"] = fill(centres[0], rule="mean")
-        memories["agnostic_infrared"] = fill(centres[1], rule="mean")
+    for name, (first, second) in both.items():
+        if wanted.get(name):
+            centres = cross_modality_prototypes(visible, first, infrared, second)
+            memories[name] = fill(centres, rule="mean")
+    if wanted.get("matched"):
+        memories["agnostic_visible"] = fill(own[0], rule="mean")
+        memories["agnostic_infrared"] = fill(own[1], rule="mean")
     return memories
 
 
@@ -459,7 +439,7 @@ def _batches(
     labels, match, shared = (plan.labels.visible, plan.labels.infrared), None, False
     if recipe.sampling == "matched" and plan.matching:
         match = plan.match
-    elif recipe.sampling == "shared":
+    elif recipe.sampling == "shared" and (plan.matching or recipe.true_labels):
         labels, shared = (plan.labels.shared_visible, plan.labels.shared_infrared), True
     clusters = max(1, settings.batch_size // (2 * settings.num_instances))
     sampler = PairSampler(
