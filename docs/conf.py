@@ -1,32 +1,73 @@
 """Sphinx: MyST pages, and the API from the docstrings."""
 
+from dataclasses import fields
 from typing import Any
 
 import mmmlib
 from mmmlib._types import Neighbors
+from mmmlib.reference.run import PRESETS, Settings
 
 project = "mmmlib"
 author = copyright = "the mmmlib developers"
 release = version = mmmlib.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
-myst_enable_extensions = ["dollarmath", "colon_fence"]
-myst_heading_anchors = 3
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
 exclude_patterns = ["_build", "generated"]  # generated pages are included by others
-
 html_theme = "furo"
 html_title = f"mmmlib {release}"
-copybutton_prompt_text = ">>> |\\.\\.\\. |\\$ "
-copybutton_prompt_is_regexp = True
+html_copy_source = False
 
 autodoc_member_order = "bysource"
-autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
 maximum_signature_line_length = 80
 napoleon_use_ivar = True
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
 
 
-def skip_fields(_app: Any, _what: str, _name: str, value: object, skip: bool, _options: Any) -> bool:
+def table(*rows: tuple[str, ...]) -> str:
+    """Rows of cells in Markdown, the head first."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+
+
+def flags(item: Any) -> str:
+    return ", ".join(f"`{name}`" for name in item.metadata["names"])
+
+
+def preset_flags(preset: dict[str, Any]) -> str:
+    names = {item.name: item.metadata["names"][-1] for item in fields(Settings)}
+    return ", ".join(f"`{names[key]} {value}`" for key, value in preset.items())
+
+
+def default(item: Any) -> str:
+    return "" if item.default is None else f"`{item.default}`"
+
+
+myst_enable_extensions = ["colon_fence", "dollarmath", "substitution"]
+myst_heading_anchors = 3
+myst_substitutions = {
+    "flags": table(
+        ("flag", "default", "meaning"),
+        *((flags(item), default(item), item.metadata["about"]) for item in fields(Settings)),
+    ),
+    "presets": table(
+        ("data set", "its own numbers"),
+        *((f"`{name}`", preset_flags(preset)) for name, preset in PRESETS.items() if preset),
+    ),
+}
+
+
+def skip_fields(
+    _app: Any, _what: str, _name: str, value: object, skip: bool, _options: Any
+) -> bool:
     """Leave out the fields of named tuples: their ``Attributes`` section says more."""
     return skip or isinstance(value, type(Neighbors.indices))
 

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mmmlib._check import check_labels
+
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
@@ -212,6 +214,7 @@ class ClusterMatch(NamedTuple):
 
 def map_labels(labels: Tensor, number: Tensor) -> Tensor:
     """``number[labels]``, and -1 where the label is -1 (or, on a GPU, out of range)."""
+    check_labels(None, labels=labels)
     if labels.device.type == "cpu" and labels.numel() and labels.max() >= len(number):
         raise ValueError(
             f"labels must be below the number of clusters {len(number)}, got {int(labels.max())}"

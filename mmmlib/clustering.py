@@ -136,7 +136,7 @@ def _graph(
         )
     columns = graph.transpose(n, *weights)
     limit = np.float32(max_distance)
-    pairs = _join_rows(in_threads(graph.jaccard_rows, n, n, *weights, *columns, limit))
+    pairs = _join_rows(in_threads(graph.jaccard_rows, n, n, weights, columns, limit))
     indptr, indices, distances = (torch.from_numpy(part).to(device) for part in pairs)
     return JaccardGraph(indptr, indices, distances, max_distance)
 

@@ -5,7 +5,7 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from mmmlib._check import (
@@ -193,7 +193,9 @@ def multi_memory_match(
     *,
     assignment: Rule = "balanced",
     direction: Direction = "symmetric",
+    confidence: Float[Tensor, "n_visible n_infrared"] | None = None,
     max_cost: float = math.inf,
+    min_confidence: float = 0.0,
     previous: ClusterMatch | None = None,
     inertia: float = 0.0,
 ) -> ClusterMatch:
@@ -207,7 +209,9 @@ def multi_memory_match(
         infrared: Memories of the infrared clusters.
         assignment: See ``match_costs``.
         direction: See ``memory_cost``.
+        confidence: Trust in each pair, in [0, 1]; 1 everywhere if not given.
         max_cost: Dearer pairs are forbidden.
+        min_confidence: Pairs below are forbidden.
         previous: Match of the last epoch over the same clusters; its pairs cost less.
         inertia: By how much, in units of the cost.
 
@@ -231,7 +235,8 @@ def multi_memory_match(
     """
     return match_costs(
         memory_cost(visible, infrared, direction=direction),
-        assignment=assignment, max_cost=max_cost, previous=previous, inertia=inertia,
+        assignment=assignment, confidence=confidence, max_cost=max_cost,
+        min_confidence=min_confidence, previous=previous, inertia=inertia,
     )  # fmt: skip
 
 
@@ -240,7 +245,9 @@ def bilateral_match(
     infrared: Infrared,
     *,
     mirror: bool = False,
+    confidence: Float[Tensor, "n_visible n_infrared"] | None = None,
     max_cost: float = math.inf,
+    min_confidence: float = 0.0,
     previous: ClusterMatch | None = None,
     inertia: float = 0.0,
 ) -> ClusterMatch:
@@ -258,7 +265,9 @@ def bilateral_match(
         mirror: With fewer visible than infrared clusters, grow along the other modality in each
             step, so that swapping modalities of different size swaps the answer. The published
             form does not.
+        confidence: Trust in each pair, in [0, 1]; 1 everywhere if not given.
         max_cost: Dearer pairs are forbidden.
+        min_confidence: Pairs below are forbidden.
         previous: Match of the last epoch over the same clusters; its pairs cost less.
         inertia: By how much, in units of the cost.
 
@@ -285,7 +294,8 @@ def bilateral_match(
     """
     return match_costs(
         2 - 2 * _cosine(visible, infrared), assignment="bilateral", mirror=mirror,
-        max_cost=max_cost, previous=previous, inertia=inertia,
+        confidence=confidence, max_cost=max_cost,
+        min_confidence=min_confidence, previous=previous, inertia=inertia,
     )  # fmt: skip
 
 
@@ -293,7 +303,9 @@ def progressive_match(
     visible: Visible,
     infrared: Infrared,
     *,
+    confidence: Float[Tensor, "n_visible n_infrared"] | None = None,
     max_cost: float = math.inf,
+    min_confidence: float = 0.0,
     previous: ClusterMatch | None = None,
     inertia: float = 0.0,
 ) -> ClusterMatch:
@@ -307,7 +319,9 @@ def progressive_match(
     Args:
         visible: Prototypes of the visible clusters, of any norm; memories are averaged.
         infrared: Prototypes of the infrared clusters.
+        confidence: Trust in each pair, in [0, 1]; 1 everywhere if not given.
         max_cost: Dearer pairs are forbidden.
+        min_confidence: Pairs below are forbidden.
         previous: Match of the last epoch over the same clusters; its pairs cost less.
         inertia: By how much, in units of the cost.
 
@@ -331,58 +345,89 @@ def progressive_match(
     """
     return match_costs(
         torch.exp(-_cosine(visible, infrared)), assignment="progressive",
-        max_cost=max_cost, previous=previous, inertia=inertia,
+        confidence=confidence, max_cost=max_cost,
+        min_confidence=min_confidence, previous=previous, inertia=inertia,
     )  # fmt: skip
 
 
 def nearest_match(
-    visible: Visible, infrared: Infrared, *, max_cost: float = math.inf
+    visible: Visible,
+    infrared: Infrared,
+    *,
+    confidence: Float[Tensor, "n_visible n_infrared"] | None = None,
+    max_cost: float = math.inf,
+    min_confidence: float = 0.0,
+    previous: ClusterMatch | None = None,
+    inertia: float = 0.0,
 ) -> ClusterMatch:
     """Give every cluster of either modality the most similar one of the other.
 
     Args:
         visible: Prototypes of the visible clusters, of any norm; memories are averaged.
         infrared: Prototypes of the infrared clusters.
-        max_cost: Pairs at a larger cosine distance (1 - cos) are forbidden.
+        confidence: Trust in each pair, in [0, 1]; 1 everywhere if not given.
+        max_cost: Dearer pairs are forbidden; the cost is 1 - cos.
+        min_confidence: Pairs below are forbidden.
+        previous: Match of the last epoch over the same clusters; its pairs cost less.
+        inertia: By how much, in units of the cost.
 
     Returns:
         The match, on the device of the inputs.
 
     Raises:
         TypeError: If an input is not a tensor or ``SubPrototypes``.
-        ValueError: If shapes or devices differ, or a row is not finite.
+        ValueError: If shapes or devices differ, a row is not finite, or an option is out of range.
 
     Example:
         >>> visible = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
         >>> nearest_match(visible, visible[:2]).to_infrared
         tensor([0, 1, 1])
     """
-    return match_costs(1 - _cosine(visible, infrared), assignment="nearest", max_cost=max_cost)
+    return match_costs(
+        1 - _cosine(visible, infrared), assignment="nearest",
+        confidence=confidence, max_cost=max_cost,
+        min_confidence=min_confidence, previous=previous, inertia=inertia,
+    )  # fmt: skip
 
 
 def mutual_match(
-    visible: Visible, infrared: Infrared, *, max_cost: float = math.inf
+    visible: Visible,
+    infrared: Infrared,
+    *,
+    confidence: Float[Tensor, "n_visible n_infrared"] | None = None,
+    max_cost: float = math.inf,
+    min_confidence: float = 0.0,
+    previous: ClusterMatch | None = None,
+    inertia: float = 0.0,
 ) -> ClusterMatch:
     """Match the clusters that are each other's most similar one: few pairs, mostly right.
 
     Args:
         visible: Prototypes of the visible clusters, of any norm; memories are averaged.
         infrared: Prototypes of the infrared clusters.
-        max_cost: Pairs at a larger cosine distance (1 - cos) are forbidden.
+        confidence: Trust in each pair, in [0, 1]; 1 everywhere if not given.
+        max_cost: Dearer pairs are forbidden; the cost is 1 - cos.
+        min_confidence: Pairs below are forbidden.
+        previous: Match of the last epoch over the same clusters; its pairs cost less.
+        inertia: By how much, in units of the cost.
 
     Returns:
         The match, on the device of the inputs; a cluster not chosen back stays unmatched.
 
     Raises:
         TypeError: If an input is not a tensor or ``SubPrototypes``.
-        ValueError: If shapes or devices differ, or a row is not finite.
+        ValueError: If shapes or devices differ, a row is not finite, or an option is out of range.
 
     Example:
         >>> visible = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
         >>> mutual_match(visible, visible[:2]).to_infrared
         tensor([ 0,  1, -1])
     """
-    return match_costs(1 - _cosine(visible, infrared), assignment="mutual", max_cost=max_cost)
+    return match_costs(
+        1 - _cosine(visible, infrared), assignment="mutual",
+        confidence=confidence, max_cost=max_cost,
+        min_confidence=min_confidence, previous=previous, inertia=inertia,
+    )  # fmt: skip
 
 
 def _memories(**sides: Tensor | SubPrototypes) -> tuple[SubPrototypes, SubPrototypes]:
@@ -441,7 +486,7 @@ def _check_options(
         )
 
 
-Matched = tuple[Bool[Tensor, "n_visible n_infrared"], Tensor, Tensor]
+Matched = tuple[Tensor, Tensor, Tensor]  # all pairs; partner of each visible, infrared cluster
 
 
 def _cheapest(matched: Tensor, cost: Tensor) -> Matched:
@@ -526,7 +571,7 @@ def _bilateral(cost: Tensor) -> Matched:
 def _as_close(pairs: Tensor, cost: Tensor) -> Tensor:
     """Every pair at most as dear as the dearest given pair of its row."""
     dearest = cost.masked_fill(~pairs, -math.inf).amax(dim=1, keepdim=True)
-    return torch.isfinite(cost) & (cost <= dearest)
+    return cost <= dearest
 
 
 def _mirrored_bilateral(cost: Tensor) -> Matched:

@@ -350,7 +350,7 @@ class MultiMemory(_Memory):
         logits = logits.masked_fill(~real, -math.inf)
         if self.reduction == "max":
             return logits.amax(dim=2)
-        return logits.logsumexp(dim=2) - real.sum(dim=1).log()
+        return logits.logsumexp(dim=2) - real.sum(dim=1).to(logits.dtype).log()
 
     @torch.no_grad()
     def update(

@@ -133,15 +133,12 @@ def _search_cpu(metric: Metric, k: int) -> Neighbors:
 
     n = len(metric.rows)
     rows32 = metric.rows.float()
-    rows, scale, bias = (part.contiguous().numpy() for part in metric[:3])
+    exact = tuple(part.contiguous().numpy() for part in metric)
+    fast = tuple(part.astype(np.float32) for part in exact[1:3])
     score = np.empty((n, 2 * k + 64), np.float32)
-    index = np.empty(score.shape, np.int32)
-    count = np.zeros(n, np.int32)
-    threshold = np.full(n, graph.LOWEST, np.float32)
-    state = (
-        max(k - 1, 1), metric.margin.numpy(), rows, scale, bias, scale.astype(np.float32),
-        bias.astype(np.float32), score, index, count, threshold,
-    )  # fmt: skip
+    best = (score, np.empty(score.shape, np.int32), np.zeros(n, np.int32),
+            np.full(n, graph.LOWEST, np.float32))  # fmt: skip
+    wanted = max(k - 1, 1)  # besides the row itself
     buffer = torch.empty(min(ROW_TILE, n) * min(COLUMN_TILE, n))
     for first_row in range(0, n, ROW_TILE):
         left = rows32[first_row : first_row + ROW_TILE]
@@ -149,15 +146,13 @@ def _search_cpu(metric: Metric, k: int) -> Neighbors:
             right = rows32[first_column : first_column + COLUMN_TILE]
             tile = buffer[: len(left) * len(right)].view(len(left), len(right))
             torch.mm(left, right.T, out=tile)
-            corner = (tile.numpy(), first_row, first_column)
-            in_threads(graph.filter_rows, len(left), *corner, *state, chunk=128)
-            beyond = max(first_row + len(left) - first_column, 0)  # these columns were rows above
-            if beyond < len(right):
-                corner = (tile.numpy()[:, beyond:], first_row, first_column + beyond)
-                in_threads(graph.filter_columns, len(right) - beyond, *corner, *state, chunk=512)
+            state = tile.numpy(), first_row, first_column, wanted, exact, fast, best
+            in_threads(graph.filter_rows, len(left), *state, chunk=128)
+            seen = max(first_row + len(left) - first_column, 0)  # columns that are rows here too
+            in_threads(graph.filter_columns, len(right), *state, first=seen, chunk=512)
     indices = np.empty((n, k), np.int64)
     similarity = np.empty((n, k), np.float32)
-    in_threads(graph.select_nearest, n, k, *state[1:5], score, index, count, indices, similarity)
+    in_threads(graph.select_nearest, n, k, exact, best, indices, similarity)
     return Neighbors(torch.from_numpy(indices), torch.from_numpy(similarity))
 
 

@@ -91,13 +91,13 @@ def expand(weights, lists, k2, groups=None):
     return expanded
 
 
-def jaccard(rows, k1, k2, groups=None, form="paper", *, half=None, columns=None):
-    """The dense distance; ``half`` and ``columns`` stand in for k1/2 and k1 in wrong variants."""
+def jaccard(rows, k1, k2, groups=None, form="paper", *, half=None, columns=None, lists=None):
+    """The dense distance; the last three stand in for k1/2, k1 and the neighbours when wrong."""
     rows = np.asarray(rows)
     n = len(rows)
     columns = k1 if columns is None else columns
     half = half_length(k1) if half is None else half
-    lists = rank(nearness(rows, form), columns)
+    lists = rank(nearness(rows, form), columns) if lists is None else lists
     weights = reciprocal_weights(lists, similarities(rows, form), columns, half)
     if k2 > 1:
         weights = expand(weights, lists, k2, groups)
@@ -149,7 +149,7 @@ def cross_modality_prototypes(visible, visible_labels, infrared, infrared_labels
     return np.array(means).reshape(-1, visible.shape[1])
 
 
-def same_partition(first, second):
+def differing_pairs(first, second):
     """Row pairs on which two labelings differ; noise rows stand alone."""
     together = [(labels[:, None] == labels) & (labels[:, None] >= 0) for labels in (first, second)]
     return int((together[0] != together[1]).sum()) // 2

@@ -57,13 +57,13 @@ def test_fills_the_columns_before_it_saves(size, allowed, at_least):
         )
 
 
-def test_fills_a_column_through_a_chain_of_dear_pairs():
-    # Only row 2 may take the last column; rows 1 and 0 then have to move on, at 10 each.
+def test_takes_a_chain_of_dear_pairs_rather_than_leave_a_row_or_column_alone():
+    # Row 3 may take the first column only; for it rows 0, 1 and 2 have to move on, at 10 each.
     cost = torch.tensor([[0.0, 10, INF, INF], [INF, 0, 10, INF], [INF, INF, 0, 10]])
     cost = torch.cat([cost, torch.tensor([[0.0, INF, INF, INF]])])
-    found = capacitated_assignment(cost, 2, at_least=1)
-    assert found.columns.tolist() == [1, 2, 3, 0]
+    assert linear_assignment(cost).columns.tolist() == [1, 2, 3, 0]
     assert capacitated_assignment(cost, 2).columns.tolist() == [0, 1, 2, 0]
+    assert capacitated_assignment(cost, 2, at_least=1).columns.tolist() == [1, 2, 3, 0]
 
 
 def test_a_full_column_leaves_rows_without_one():
@@ -113,13 +113,15 @@ def test_one_allowed_pair_is_taken_whatever_it_costs():
 @pytest.mark.parametrize("scale", [1e-30, 1e-3, 1e30])
 @pytest.mark.parametrize("shift", [0.0, -5.0])
 def test_the_scale_of_the_costs_does_not_matter(scale, shift):
-    cost = make_cost(6, 4, allowed=0.6) + shift
-    plain, scaled = torch.from_numpy(cost), torch.from_numpy(cost * scale)
-    assert torch.equal(linear_assignment(plain).columns, linear_assignment(scaled).columns)
-    for at_least in (0, 1):
-        first = capacitated_assignment(plain, 2, at_least=at_least)
-        second = capacitated_assignment(scaled, 2, at_least=at_least)
-        assert torch.equal(first.columns, second.columns)
+    for seed in range(10):
+        cost = make_cost(6, 6, allowed=0.6, seed=seed) + shift
+        cost[0] = INF
+        plain, scaled = torch.from_numpy(cost), torch.from_numpy(cost * scale)
+        assert torch.equal(linear_assignment(plain).columns, linear_assignment(scaled).columns)
+        for at_least in (0, 1):
+            first = capacitated_assignment(plain, 2, at_least=at_least)
+            second = capacitated_assignment(scaled, 2, at_least=at_least)
+            assert torch.equal(first.columns, second.columns)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

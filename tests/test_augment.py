@@ -10,6 +10,7 @@ from mmmlib.reference.augment import (
     channel_adaptive_gray,
     channel_exchange,
     horizontal_flip,
+    invert,
     random_crop,
     random_erasing,
     two_views,
@@ -21,6 +22,7 @@ SINGLE = [
     channel_adaptive_gray,
     channel_exchange,
     horizontal_flip,
+    invert,
     random_crop,
     random_erasing,
 ]
@@ -69,6 +71,15 @@ def test_a_flip_mirrors_all_none_or_half(images):
     untouched = (result == images).flatten(1).all(dim=1)
     assert (mirrored ^ untouched).all()
     assert 16 < mirrored.sum() < 48
+
+
+def test_a_negative_changes_bright_and_dark_of_all_none_or_half(images):
+    assert torch.equal(invert(images, generator(), share=1.0), 1 - images)
+    assert torch.equal(invert(images, generator(), share=0.0), images)
+    result = invert(images, generator())
+    assert 16 < (result == 1 - images).flatten(1).all(dim=1).sum() < 48
+    both = augment(images, generator(), pad=0, flip=0.0, erase=0.0, negative=1.0)
+    assert torch.equal(both, 1 - images)
 
 
 def test_a_crop_is_a_window_of_the_padded_image(images):

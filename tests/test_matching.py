@@ -463,6 +463,15 @@ def test_pairs_below_min_confidence_are_forbidden(rule):
     assert torch.equal(found.confidence, torch.from_numpy(trust))
 
 
+def test_a_pair_of_just_min_confidence_is_allowed():
+    cost = torch.tensor([[0.3, 0.1]])
+    trust = torch.tensor([[0.5, 0.0]])
+    assert match_costs(cost, confidence=trust, min_confidence=0.5).matched.tolist() == [
+        [True, False]
+    ]
+    assert match_costs(cost, confidence=trust).matched.all()
+
+
 def test_confidence_is_one_unless_it_is_given():
     cost, trust = torch.rand(3, 4), torch.rand(3, 4).half()
     assert torch.equal(match_costs(cost).confidence, torch.ones(3, 4))
@@ -528,9 +537,14 @@ def test_match_costs_leaves_its_arguments_alone(rule):
     parts = [cost, trust, *before]
     copies = [part.detach().clone() for part in parts]
     found = match_costs(
-        cost, assignment=rule, confidence=trust, min_confidence=0.1, max_cost=0.9,
-        previous=before, inertia=0.1,
-    )  # fmt: skip
+        cost,
+        assignment=rule,
+        confidence=trust,
+        min_confidence=0.1,
+        max_cost=0.9,
+        previous=before,
+        inertia=0.1,
+    )
     for part, copy in zip(parts, copies, strict=True):
         assert torch.equal(part.detach(), copy)
     assert found.cost is cost
@@ -573,9 +587,7 @@ def test_multi_memory_match_takes_every_rule_and_direction(assignment, direction
         visible, infrared, assignment=assignment, direction=direction, max_cost=12,
         previous=before, inertia=0.5,
     )  # fmt: skip
-    expected = match_costs(
-        cost, assignment=assignment, max_cost=12, previous=before, inertia=0.5
-    )  # fmt: skip
+    expected = match_costs(cost, assignment=assignment, max_cost=12, previous=before, inertia=0.5)
     assert torch.equal(found.cost, cost)
     assert torch.equal(found.matched, expected.matched)
 
@@ -931,3 +943,22 @@ def test_errors_name_the_direction():
     for call in (memory_cost, multi_memory_match):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             call(torch.rand(2, 3), torch.rand(2, 3), direction="both")
+
+
+@pytest.mark.parametrize(
+    "matcher", [multi_memory_match, bilateral_match, progressive_match, nearest_match, mutual_match]
+)
+def test_every_named_matcher_takes_the_common_options(matcher):
+    visible, infrared = torch.randn(4, 8), torch.randn(4, 8)
+    everyone = matcher(visible, infrared)
+    assert (everyone.confidence == 1).all()
+    trust = torch.zeros(4, 4)
+    trust[1, 2] = 0.9
+    few = matcher(visible, infrared, confidence=trust, min_confidence=0.5)
+    assert few.pairs().tolist() == [[1, 2]]
+    assert torch.equal(few.confidence, trust)
+    assert not matcher(visible, infrared, max_cost=-1.0).matched.any()
+    swapped = everyone._replace(matched=torch.eye(4, dtype=torch.bool).flip(0))
+    steady = matcher(visible, infrared, previous=swapped, inertia=100.0)
+    assert (steady.matched & swapped.matched).sum() == 4
+    assert torch.equal(steady.cost, everyone.cost)

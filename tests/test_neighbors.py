@@ -138,6 +138,21 @@ def test_threads_change_nothing(form, threads):
     assert torch.equal(found[0].similarities, found[1].similarities)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", [*ROWS, *FAR])
+def test_a_gpu_finds_the_same_neighbors_with_tf32_and_autocast_on(name):
+    features = (ROWS | FAR)[name]
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch.autocast("cuda"):
+            found = knn(features.cuda(), 5)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert found.indices.is_cuda
+    assert_exact(type(found)(*(part.cpu() for part in found)), features, 5)
+
+
 @pytest.mark.parametrize("block", [1, 13, 4096])
 def test_device_blocks_change_nothing(block):
     features = lattice()
@@ -161,7 +176,7 @@ def test_more_rows_than_float32_can_order(search, form):
 
 
 def test_a_device_search_that_is_unsure_looks_at_whole_rows(monkeypatch):
-    features, widths = lattice(), []
+    features, widths = lattice(300, 3), []
     rank = neighbors._rank_exactly
 
     def spy(metric, own, candidates, k):

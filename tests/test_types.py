@@ -1,6 +1,7 @@
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -221,3 +222,12 @@ def test_methods_leave_their_arguments_alone():
 def test_errors_name_the_argument(call, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         call(make_match())
+
+
+def test_errors_labels_as_an_array_are_refused():
+    match = match_costs(torch.rand(2, 2))
+    sentence = (
+        "labels must be a torch.Tensor, got numpy.ndarray; torch.from_numpy converts an array"
+    )
+    with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
+        match.to_infrared_labels(np.array([0, 1]))

@@ -17,13 +17,20 @@ def dot(first, second):
     return total
 
 
+# Row j is as near to row i as dot(rows[i], rows[j]) * scale[j] + bias[j] is large.
+#   metric = rows, scale, bias, margin   in float64; margin bounds the error of the float32 scores
+#   fast = weight, shift                 scale and bias in float32, for the tiles of products
+#   best = score, index, count, threshold   candidates of every row, and what a new one must reach
+
+
 @compiled()
-def _rank_exactly(i, margin, rows, scale, bias, index, count):
+def _rank_exactly(i, metric, index, count):
     """Float64 scores of the candidates, and their order: score descending, index ascending.
 
     Scores that only float64's own rounding tells apart count as equal.
     """
-    quantum = max(margin * TIE, np.finfo(np.float64).tiny)
+    rows, scale, bias, margin = metric
+    quantum = max(margin[i] * TIE, np.finfo(np.float64).tiny)
     exact, key = np.empty(count), np.empty(count)
     for c in range(count):
         j = index[c]
@@ -47,138 +54,83 @@ def _drop_hopeless(k, margin, score, index, count):
 
 
 @compiled()
-def _offer(i, value, j, k, margin, rows, scale, bias, score, index, count, threshold):
+def _offer(i, value, j, k, metric, best):
     """Add a candidate; when the list is full, drop the hopeless ones.
 
     Where too many are closer than the rounding error can tell, exact scores decide.
     """
+    score, index, count, threshold = best
     score[i, count[i]], index[i, count[i]] = value, j
     count[i] += 1
     capacity = score.shape[1]
     if count[i] == capacity:
-        kept, threshold[i] = _drop_hopeless(k, margin[i], score[i], index[i], capacity)
+        kept, threshold[i] = _drop_hopeless(k, metric[3][i], score[i], index[i], capacity)
         if kept > capacity - _BLOCK // 2:
-            best = _rank_exactly(i, margin[i], rows, scale, bias, index[i], kept)[1][:k]
-            score[i, :k], index[i, :k] = score[i][best], index[i][best]
+            first = _rank_exactly(i, metric, index[i], kept)[1][:k]
+            score[i, :k], index[i, :k] = score[i][first], index[i][first]
             kept = k
         count[i] = kept
 
 
 @compiled(fastmath={"nnan", "nsz", "reassoc", "contract"})
-def filter_rows(
-    start,
-    stop,
-    tile,
-    first_row,
-    first_column,
-    k,
-    margin,
-    rows,
-    scale,
-    bias,
-    weight,
-    shift,
-    score,
-    index,
-    count,
-    threshold,
-):
+def filter_rows(start, stop, tile, first_row, first_column, k, metric, fast, best):
     """Offer the entries of each tile row to the row's candidates."""
+    weight, shift = fast
+    threshold = best[3]
     columns = tile.shape[1]
     for r in range(start, stop):
         i = first_row + r
         for block in range(0, columns, _BLOCK):
             end = min(block + _BLOCK, columns)
-            best = LOWEST
+            largest = LOWEST
             for c in range(block, end):
                 j = first_column + c
-                best = max(best, tile[r, c] * weight[j] + shift[j])
-            if best >= threshold[i]:
+                largest = max(largest, tile[r, c] * weight[j] + shift[j])
+            if largest >= threshold[i]:
                 for c in range(block, end):
                     j = first_column + c
                     value = tile[r, c] * weight[j] + shift[j]
                     if value >= threshold[i] and i != j:
-                        _offer(
-                            i,
-                            value,
-                            j,
-                            k,
-                            margin,
-                            rows,
-                            scale,
-                            bias,
-                            score,
-                            index,
-                            count,
-                            threshold,
-                        )
+                        _offer(i, value, j, k, metric, best)
 
 
 @compiled(fastmath={"nnan", "nsz", "reassoc", "contract"})
-def filter_columns(
-    start,
-    stop,
-    tile,
-    first_row,
-    first_column,
-    k,
-    margin,
-    rows,
-    scale,
-    bias,
-    weight,
-    shift,
-    score,
-    index,
-    count,
-    threshold,
-):
+def filter_columns(start, stop, tile, first_row, first_column, k, metric, fast, best):
     """Offer the entries of each tile column to the candidates of that column's row."""
-    for block in range(start, stop, _BLOCK):
-        end = min(block + _BLOCK, stop)
-        for r in range(tile.shape[0]):
-            i = first_row + r
+    weight, shift = fast
+    threshold = best[3]
+    for r in range(tile.shape[0]):
+        i = first_row + r
+        scale, offset = weight[i], shift[i]
+        for block in range(start, stop, _BLOCK):
+            end = min(block + _BLOCK, stop)
             most = LOWEST
             for c in range(block, end):
-                j = first_column + c
-                most = max(most, tile[r, c] * weight[i] + shift[i] - threshold[j])
+                most = max(most, tile[r, c] * scale + offset - threshold[first_column + c])
             if most >= 0:
                 for c in range(block, end):
                     j = first_column + c
-                    value = tile[r, c] * weight[i] + shift[i]
+                    value = tile[r, c] * scale + offset
                     if value >= threshold[j]:
-                        _offer(
-                            j,
-                            value,
-                            i,
-                            k,
-                            margin,
-                            rows,
-                            scale,
-                            bias,
-                            score,
-                            index,
-                            count,
-                            threshold,
-                        )
+                        _offer(j, value, i, k, metric, best)
 
 
 @compiled()
-def select_nearest(
-    start, stop, k, margin, rows, scale, bias, score, index, count, nearest, similarity
-):
+def select_nearest(start, stop, k, metric, best, nearest, similarity):
     """The k best candidates of each row by exact score; the row itself comes first."""
+    rows, scale, bias, margin = metric
+    score, index, count, _ = best
     for i in range(start, stop):
         kept = count[i]
         if kept > k:
             kept, _ = _drop_hopeless(max(k - 1, 1), margin[i], score[i], index[i], kept)
-        exact, best = _rank_exactly(i, margin[i], rows, scale, bias, index[i], kept)
+        exact, order = _rank_exactly(i, metric, index[i], kept)
         nearest[i, 0] = i
         similarity[i, 0] = dot(rows[i], rows[i]) * scale[i] * scale[i]
         for r in range(1, k):
-            j = index[i, best[r - 1]]
+            j = index[i, order[r - 1]]
             nearest[i, r] = j
-            similarity[i, r] = (exact[best[r - 1]] - bias[j]) * scale[i]
+            similarity[i, r] = (exact[order[r - 1]] - bias[j]) * scale[i]
 
 
 @compiled()
@@ -326,19 +278,10 @@ def transpose(n, indptr, members, weights):
 
 
 @compiled()
-def jaccard_rows(
-    start,
-    stop,
-    n,
-    indptr,
-    members,
-    weights,
-    column_indptr,
-    column_rows,
-    column_weights,
-    max_distance,
-):
+def jaccard_rows(start, stop, n, by_row, by_column, max_distance):
     """Pairs within the distance: lengths, other rows (ascending), distances; itself at 0."""
+    indptr, members, weights = by_row
+    column_indptr, column_rows, column_weights = by_column
     length = np.zeros(stop - start, np.int64)
     others = np.empty((stop - start) * 64, np.int32)
     distances = np.empty((stop - start) * 64, np.float32)
