@@ -59,7 +59,8 @@ class TwoStreamCNN(nn.Module):
 
     The input is normalised per channel by its own statistics; five convolutions shrink the image
     to an eighth, generalised-mean pooling and a batch-normalisation neck whose bias stays 0 make
-    the feature. It is meant for small images on a CPU.
+    the feature. Where the modalities have as many channels, their stems start from the same
+    weights, as two stems of one pre-trained network do. It is meant for small images on a CPU.
 
     Args:
         visible_channels: Channels of the visible images.
@@ -102,6 +103,8 @@ class TwoStreamCNN(nn.Module):
         self.neck.bias.requires_grad_(False)
         if generator is not None:
             _draw_weights(self, generator)
+        if visible_channels == infrared_channels:
+            self.infrared_stem.load_state_dict(self.visible_stem.state_dict())
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(

@@ -42,7 +42,7 @@ class Settings:
     negative: float = _flag("--negative", about="probability of the negative", default=0.0)
     batch_size: int = _flag("-b", "--batch-size", about="images a step", default=256)
     num_instances: int = _flag("--num-instances", about="images of a cluster in it", default=8)
-    warm_up: int = _flag("--warm-up", about="epochs before the first clustering", default=8)
+    warm_up: int = _flag("--warm-up", about="epochs before the first clustering", default=6)
     epochs: int = _flag("--epochs", about="epochs with clusters", default=16)
     iters: int = _flag("--iters", about="steps an epoch", default=40)
     lr: float = _flag("--lr", about="learning rate", default=2e-3)
@@ -63,8 +63,7 @@ class Settings:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "hubble": {},
-    "landsat": {"jitter": 2, "pad": 2, "negative": 0.5, "warm_up": 12, "epochs": 24,
-                "step_size": 18},
+    "landsat": {"jitter": 2, "pad": 2, "negative": 0.5, "warm_up": 10},
     "folder": {},
     "synthetic": {"warm_up": 1, "epochs": 2, "iters": 4, "batch_size": 64, "k1": 8, "k2": 3,
                   "joint_k1": 12, "joint_k2": 6},

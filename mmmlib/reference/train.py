@@ -325,7 +325,7 @@ def _plan(model: nn.Module, data: DataSet, recipe: Recipe, settings: Settings, e
     match = _match(visible, infrared, own, recipe, settings, matching)
     shared_visible, shared_infrared, _ = match.shared_labels(*own)
     if recipe.true_labels:
-        shared_visible, shared_infrared = _identities(data)
+        shared_visible, shared_infrared = _identities(data, settings)
     joint = shared_visible, shared_infrared
     if started and recipe.joint and not recipe.true_labels:
         joint = cross_modality_cluster(
@@ -343,7 +343,7 @@ def _own_labels(
 ) -> tuple[Tensor, Tensor]:
     """Clusters of each modality alone."""
     if recipe.true_labels:
-        return _identities(data)
+        return _identities(data, settings)
     labels = [
         cluster_features(side, k1=settings.k1, k2=settings.k2, eps=settings.eps)
         for side in (visible, infrared)
@@ -356,13 +356,13 @@ def _own_labels(
     return labels[0], labels[1]
 
 
-def _identities(data: DataSet) -> tuple[Tensor, Tensor]:
+def _identities(data: DataSet, settings: Settings) -> tuple[Tensor, Tensor]:
     """The true labels, numbered 0, 1, 2 ... over both modalities."""
     visible, infrared = data.visible.identities, data.infrared.identities
     if visible is None or infrared is None:
         raise ValueError(f"recipe must not need identities, which {data.name} lacks")
     first, second = relabel(visible, infrared).labels
-    return first, second
+    return first.to(settings.device), second.to(settings.device)
 
 
 def _match(
@@ -468,7 +468,7 @@ def _train_epoch(
     batches = _batches(recipe, plan, settings, generator)
     for index in run.progress(batches, f"epoch {epoch + 1}", settings.iters):
         images = [
-            _view(side.pixels[rows], settings, generator)
+            _view(side.pixels[rows.cpu()], settings, generator)
             for side, rows in zip((data.visible, data.infrared), index, strict=True)
         ]
         features = model(visible=images[0], infrared=images[1]).features
@@ -523,7 +523,7 @@ def _score(
         }
         if data.visible.identities is not None and data.infrared.identities is not None:
             report = association_report(
-                labels.shared_visible, labels.shared_infrared,
+                labels.shared_visible.cpu(), labels.shared_infrared.cpu(),
                 data.visible.identities, data.infrared.identities,
             )  # fmt: skip
             row |= {
