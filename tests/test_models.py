@@ -62,14 +62,22 @@ def test_visible_rows_come_first_and_either_modality_goes_alone(model, pair):
     torch.testing.assert_close(both[6:], model(infrared=pair[1]).features)
 
 
-def test_the_stems_differ_and_the_trunk_is_shared():
-    model = TwoStreamCNN(1, 1, generator=generator())
+def test_the_stems_start_alike_but_are_two_and_the_trunk_is_shared():
     images = torch.rand(5, 1, 24, 24)
-    embedding = model.eval()(images, images).pooled
-    assert not torch.allclose(embedding[:5], embedding[5:])
-    model.infrared_stem.load_state_dict(model.visible_stem.state_dict())
+    model = TwoStreamCNN(1, 1, generator=generator()).eval()
     embedding = model(images, images).pooled
     torch.testing.assert_close(embedding[:5], embedding[5:])
+    with torch.no_grad():
+        model.infrared_stem[1][0].weight.neg_()
+    changed = model(images, images).pooled
+    assert torch.equal(changed[:5], embedding[:5])
+    assert not torch.allclose(changed[5:], embedding[5:])
+
+
+def test_stems_of_unequal_channels_start_from_weights_of_their_own():
+    model = TwoStreamCNN(3, 1, generator=generator()).eval()
+    assert model.visible_stem[1][0].weight.shape == (16, 3, 3, 3)
+    assert model.infrared_stem[1][0].weight.shape == (16, 1, 3, 3)
 
 
 def test_the_scale_of_the_input_does_not_matter_in_training():

@@ -188,11 +188,11 @@ def test_errors_of_the_command_line_are_one_line(
 def test_errors_without_clusters_say_which_flag_to_change(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["train", "-d", "synthetic", "--eps", "0.01", "--logs-dir", str(tmp_path)]
+    arguments = ["train", "-d", "synthetic", "--eps", "0.0001", "--logs-dir", str(tmp_path)]
     assert main([*arguments, "--quiet"]) == 2
     assert re.fullmatch(
         "mmmlib train: eps must give at least two (visible|infrared) clusters, "
-        "got fewer with eps 0.01\n",
+        "got fewer with eps 0.0001\n",
         capsys.readouterr().err,
     )
 
