@@ -1,6 +1,8 @@
 """From features to pseudo-labels, and from pseudo-labels to prototypes."""
 
 import logging
+import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -19,20 +21,29 @@ from mmmlib._check import (
     check_weights,
 )
 from mmmlib._kernels import in_threads
-from mmmlib._rows import segment_mean
-from mmmlib._types import CrossModalityClusters, JaccardGraph, Neighbors, SubPrototypes
+from mmmlib._rows import segment_mean, unit_rows
+from mmmlib._types import CrossModalityClusters, JaccardGraph, Neighbors, SubPrototypes, map_labels
+from mmmlib.assignment import linear_assignment
 from mmmlib.neighbors import Metric, nearest, row_metric
 
 __all__ = [
+    "EpsSuggestion",
+    "EpsSweep",
     "Relabelled",
+    "TrackedLabels",
+    "camera_cluster",
     "cluster_features",
     "cross_modality_cluster",
     "cross_modality_prototypes",
     "dbscan",
+    "describe_labels",
     "jaccard_graph",
     "prototypes",
     "relabel",
     "sub_prototypes",
+    "suggest_eps",
+    "sweep_eps",
+    "track_labels",
 ]
 
 _log = logging.getLogger("mmmlib")
@@ -92,9 +103,7 @@ def jaccard_graph(
         Re-Identification. ECCV 2024 (``groups``).
     """
     check_features(features=features)
-    check_count("k1", k1)
-    check_count("k2", k2)
-    check_number("k2", k2, 1, k1)
+    _check_neighbors(k1, k2)
     check_number("max_distance", max_distance, 0, 1)
     check_choice("form", form, ("paper", "code"))
     check_finite(features=features)
@@ -103,6 +112,12 @@ def jaccard_graph(
     metric = row_metric(features, form)
     found = nearest(metric, min(k1, len(features)))
     return _graph(metric, found, k1, k2, groups, max_distance)
+
+
+def _check_neighbors(k1: int, k2: int) -> None:
+    check_count("k1", k1)
+    check_count("k2", k2)
+    check_number("k2", k2, 1, k1)
 
 
 def _graph(
@@ -120,15 +135,16 @@ def _graph(
         empty = torch.zeros(0, device=device)
         return JaccardGraph(empty.new_zeros(1, dtype=torch.int64), empty.int(), empty, max_distance)
     index = found.indices.to("cpu", torch.int32).numpy()
-    similarity = found.similarities.cpu().numpy()
-    rows, scale = (part.cpu().contiguous().numpy() for part in metric[:2])
     half = min(int(np.around(k1 / 2)) + 1, index.shape[1])
     mutual, mutual_half = np.empty(index.shape, np.bool_), np.empty(index.shape, np.bool_)
     in_threads(graph.mutual_neighbors, n, index, half, mutual, mutual_half)
-    weights = _join_rows(
-        in_threads(graph.reciprocal_weights, n, index, similarity, mutual, mutual_half, half,
-                   rows, scale)
-    )  # fmt: skip
+    similarity = found.similarities.cpu().numpy()
+    weights = _softmax_weights(
+        metric,
+        _join_rows(
+            in_threads(graph.reciprocal_sets, n, index, similarity, mutual, mutual_half, half)
+        ),
+    )
     if k2 > 1:
         group = np.zeros(n, np.int64) if groups is None else _compact_ids(groups).cpu().numpy()
         weights = _join_rows(
@@ -139,6 +155,47 @@ def _graph(
     pairs = _join_rows(in_threads(graph.jaccard_rows, n, n, weights, columns, limit))
     indptr, indices, distances = (torch.from_numpy(part).to(device) for part in pairs)
     return JaccardGraph(indptr, indices, distances, max_distance)
+
+
+def _softmax_weights(
+    metric: Metric, sets: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights of sparse sets from similarities, of which those still missing (nan) are filled in.
+
+    The features stay on their device.
+    """
+    from mmmlib._kernels import graph
+
+    indptr, members, similarity = sets
+    n = len(indptr) - 1
+    if metric.rows.device.type == "cpu":
+        rows, scale = (part.contiguous().numpy() for part in (metric.rows, metric.scale))
+        in_threads(graph.fill_similarities, n, indptr, members, similarity, rows, scale)
+    else:
+        missing = np.flatnonzero(np.isnan(similarity))
+        first = np.repeat(np.arange(n), np.diff(indptr))[missing]
+        similarity[missing] = _pair_similarities(metric, first, members[missing])
+    weights = np.empty_like(similarity)
+    in_threads(graph.softmax_weights, n, indptr, similarity, weights)
+    kept = weights > 0  # far below float32's range for rows that are no unit rows
+    if not kept.all():
+        indptr = np.concatenate([[0], np.cumsum(kept)])[indptr]
+        members, weights = members[kept], weights[kept]
+    return indptr, members, weights
+
+
+def _pair_similarities(metric: Metric, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Similarity of pairs of rows, computed where the rows are."""
+    device = metric.rows.device
+    parts = [np.zeros(0, np.float32)]
+    for start in range(0, len(first), 8192):  # bounds the two float64 copies
+        i, j = (
+            torch.from_numpy(side[start : start + 8192]).to(device, torch.int64)
+            for side in (first, second)
+        )
+        product = (metric.rows[i].double() * metric.rows[j].double()).sum(dim=1)
+        parts.append((product * metric.scale[i] * metric.scale[j]).float().cpu().numpy())
+    return np.concatenate(parts)
 
 
 def _join_rows(chunks: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -182,15 +239,19 @@ def dbscan(graph: JaccardGraph, *, eps: float, min_samples: int = 4) -> Int[Tens
         Ester et al. A Density-Based Algorithm for Discovering Clusters in Large Spatial
         Databases with Noise. KDD 1996.
     """
-    check_number("eps", eps, 0, 1, open_high=True)
+    _check_eps("eps", eps, graph)
     check_count("min_samples", min_samples)
-    if eps > graph.max_distance:
-        raise ValueError(
-            f"eps must be at most the graph's max_distance {graph.max_distance:g}, got {eps!r}"
-        )
     labels = _dbscan(graph, eps, min_samples)
     _warn_of_odd_labels(labels, eps, min_samples, graph)
     return labels
+
+
+def _check_eps(name: str, eps: float, graph: JaccardGraph) -> None:
+    check_number(name, eps, 0, 1, open_high=True)
+    if eps > graph.max_distance:
+        raise ValueError(
+            f"{name} must be at most the graph's max_distance {graph.max_distance:g}, got {eps!r}"
+        )
 
 
 def _dbscan(graph: JaccardGraph, eps: float, min_samples: int) -> Tensor:
@@ -229,6 +290,134 @@ def _kth_distance(graph: JaccardGraph, k: int) -> Tensor:
     result = torch.ones(len(indptr) - 1, dtype=torch.float64)
     result[enough] = distances[order][indptr[:-1][enough] + k - 1]
     return result
+
+
+class EpsSuggestion(NamedTuple):
+    """A radius for DBSCAN, and the curve it was read from.
+
+    Attributes:
+        eps: The suggested radius, one that ``dbscan`` takes on this graph.
+        distances: Distance of every row to its ``min_samples``-th nearest, itself the first, in
+            ascending order; 1 where it is not stored.
+    """
+
+    eps: float
+    distances: Float[Tensor, "n"]
+
+
+def suggest_eps(
+    graph: JaccardGraph, *, min_samples: int = 4, quantile: float | None = None
+) -> EpsSuggestion:
+    """Suggest a radius for DBSCAN from the distances to the ``min_samples``-th nearest row.
+
+    In ascending order they form a curve, flat for rows inside clusters and steep for rows outside.
+    The suggestion is its knee: where its stored part lies farthest below the chord from its first
+    to its last value, or the last value if it never does. Compare with ``sweep_eps``.
+
+    Args:
+        graph: From ``jaccard_graph``; the larger its ``max_distance``, the more of the curve.
+        min_samples: As ``dbscan`` takes it.
+        quantile: Instead of the knee, the radius that makes at least this share of the rows core
+            points, or the last stored value of the curve if that is not far enough.
+
+    Returns:
+        The radius, and the curve on the device of the graph. Without a stored value the radius
+        is 0.
+
+    Raises:
+        ValueError: If ``min_samples`` is below 1, or ``quantile`` not in [0, 1].
+
+    Example:
+        >>> angle = torch.tensor([0, 10, 25, 60, 70, 80, 180]).double().deg2rad()
+        >>> features = torch.stack([angle.cos(), angle.sin()], dim=1)
+        >>> graph = jaccard_graph(features, k1=4, k2=2, max_distance=1.0)
+        >>> found = suggest_eps(graph, min_samples=3)
+        >>> round(found.eps, 3), found.distances
+        (0.183, tensor([0.1785, 0.1785, 0.1785, 0.1829, 0.1829, 0.1829, 0.6667],
+               dtype=torch.float64))
+
+    References:
+        Ester et al. A Density-Based Algorithm for Discovering Clusters in Large Spatial
+        Databases with Noise. KDD 1996 (the curve). Satopaa et al. Finding a "Kneedle" in a
+        Haystack: Detecting Knee Points in System Behavior. ICDCS Workshops 2011.
+    """
+    check_count("min_samples", min_samples)
+    if quantile is not None:
+        check_number("quantile", quantile, 0, 1)
+    curve = _kth_distance(graph, min_samples).sort().values
+    stored = curve[curve < 1]
+    if not len(stored):
+        eps = 0.0
+        if len(curve):
+            _log.warning(
+                "no row has %d rows within max_distance %g: nothing to suggest eps from",
+                min_samples, graph.max_distance,
+            )  # fmt: skip
+    elif quantile is None:
+        eps = _knee(stored)
+    else:
+        eps = float(stored[min(math.ceil(quantile * (len(curve) - 1)), len(stored) - 1)])
+    return EpsSuggestion(min(eps, graph.max_distance), curve.to(graph.indptr.device))
+
+
+def _knee(curve: Tensor) -> float:
+    """Where an ascending curve lies farthest below its chord; its last value if nowhere."""
+    chord = torch.linspace(0, 1, len(curve), dtype=curve.dtype) * (curve[-1] - curve[0])
+    below = chord - (curve - curve[0])
+    return float(curve[below.argmax() if below.max() > 1e-9 else -1])
+
+
+class EpsSweep(NamedTuple):
+    """Labels at several radii.
+
+    Attributes:
+        eps: The radii, as given.
+        labels: One row of labels for each radius, -1 for noise.
+        n_clusters: How many clusters there are at each.
+        noise: Which share of the rows is noise at each.
+    """
+
+    eps: tuple[float, ...]
+    labels: Int[Tensor, "radii n"]
+    n_clusters: Int[Tensor, "radii"]
+    noise: Float[Tensor, "radii"]
+
+
+def sweep_eps(graph: JaccardGraph, eps: Sequence[float], *, min_samples: int = 4) -> EpsSweep:
+    """Cluster one graph at several radii; each row of labels is that of ``dbscan``.
+
+    The neighbour search and the Jaccard distance, which cost nearly all of a clustering, are not
+    repeated.
+
+    Args:
+        graph: From ``jaccard_graph``, with ``max_distance`` at least the largest radius.
+        eps: Radii in any order, each in [0, 1).
+        min_samples: Rows within the radius that make a core point, itself included.
+
+    Returns:
+        Labels, number of clusters and share of noise at each radius, on the device of the graph.
+
+    Raises:
+        ValueError: If a radius is not in [0, 1) or above the graph's ``max_distance``, or if
+            ``min_samples`` is below 1.
+
+    Example:
+        >>> angle = torch.tensor([0, 10, 25, 60, 70, 80, 180]).double().deg2rad()
+        >>> features = torch.stack([angle.cos(), angle.sin()], dim=1)
+        >>> graph = jaccard_graph(features, k1=4, k2=2, max_distance=1.0)
+        >>> found = sweep_eps(graph, [0.1, 0.3, 0.95], min_samples=3)
+        >>> found.n_clusters, found.noise
+        (tensor([0, 2, 1]), tensor([1.0000, 0.1429, 0.0000], dtype=torch.float64))
+    """
+    for i, radius in enumerate(eps):
+        _check_eps(f"eps[{i}]", radius, graph)
+    check_count("min_samples", min_samples)
+    n, device = len(graph.indptr) - 1, graph.indptr.device
+    labels = torch.full((len(eps), n), -1, device=device)
+    for row, radius in zip(labels, eps, strict=True):
+        row.copy_(_dbscan(graph, radius, min_samples))
+    largest = labels.amax(dim=1) if n else labels.new_full((len(eps),), -1)
+    return EpsSweep(tuple(eps), labels, largest + 1, (labels < 0).sum(dim=1).double() / max(n, 1))
 
 
 def cluster_features(
@@ -333,6 +522,82 @@ def cross_modality_cluster(
     if n_clusters and not (held[0] & held[1]).any():
         _log.warning("none of %d joint clusters holds both modalities", n_clusters)
     return CrossModalityClusters(*sides, n_clusters, held[0] & held[1])
+
+
+def camera_cluster(
+    features: Float[Tensor, "n dim"],
+    cameras: Int[Tensor, "n"],
+    *,
+    k1: int = 30,
+    k2: int = 6,
+    camera_eps: float = 0.55,
+    eps: float = 0.6,
+    min_samples: int = 4,
+    temperature: float = 0.05,
+) -> Int[Tensor, "n"]:
+    r"""Cluster the images of one modality in two levels: inside each camera, then across cameras.
+
+    The images of each camera :math:`c` are clustered alone, which gives unit prototypes
+    :math:`M_c`. Each image, whatever its camera, is then described by how it looks to all of them,
+
+    .. math:: \left[ \mathrm{softmax}(M_c f_i / \tau) \right]_{c = 1, 2, \dots},
+
+    and these codes are clustered. Published training trains on the clusters of each camera
+    between the two levels; here nothing is trained. Memory is O(n (k1 + clusters of all cameras)).
+
+    Args:
+        features: Finite rows of any norm; scaled to norm 1.
+        cameras: An id per row.
+        k1: Neighbours of a row in the Jaccard distance, on both levels.
+        k2: Neighbours averaged over by its query expansion, on both levels.
+        camera_eps: Largest Jaccard distance of neighbours inside a camera.
+        eps: Largest Jaccard distance of neighbours between codes.
+        min_samples: Rows within the radius that make a core point, on both levels.
+        temperature: Divisor of the cosines, above 0.
+
+    Returns:
+        A label per row, -1 for noise. A camera without clusters adds nothing to the codes; if
+        none has any, all rows are noise.
+
+    Raises:
+        TypeError: If an input is not a tensor.
+        ValueError: If an argument is out of range, of a wrong shape, or not finite.
+
+    Example:
+        >>> angle = torch.tensor([0, 10, 20, 180, 190, 200, 5, 15, 185, 195]).double().deg2rad()
+        >>> features = torch.stack([angle.cos(), angle.sin()], dim=1)
+        >>> cameras = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 1, 1])
+        >>> camera_cluster(features, cameras, k1=5, k2=2, min_samples=2)
+        tensor([0, 0, 0, 1, 1, 1, 0, 0, 1, 1])
+
+    References:
+        Yang et al. Towards Grand Unified Representation Learning for Unsupervised
+        Visible-Infrared Person Re-Identification. ICCV 2023.
+    """
+    check_features(features=features)
+    check_labels(len(features), cameras=cameras)
+    check_devices(features=features, cameras=cameras)
+    check_finite(features=features)
+    _check_neighbors(k1, k2)
+    check_number("camera_eps", camera_eps, 0, 1, open_high=True)
+    check_number("eps", eps, 0, 1, open_high=True)
+    check_count("min_samples", min_samples)
+    check_number("temperature", temperature, 0, math.inf, open_low=True, open_high=True)
+    rows = unit_rows(features.detach())
+    codes = []
+    for camera in torch.unique(cameras):
+        own = rows[cameras == camera]
+        graph = jaccard_graph(own, k1=k1, k2=k2, max_distance=camera_eps)
+        memory = unit_rows(prototypes(own, _dbscan(graph, camera_eps, min_samples))).double()
+        if len(memory):
+            codes.append((rows.double() @ memory.T / temperature).softmax(dim=1).to(rows.dtype))
+    if codes:
+        return cluster_features(
+            torch.cat(codes, dim=1), k1=k1, k2=k2, eps=eps, min_samples=min_samples
+        )
+    if len(rows):
+        _log.warning("no camera has a cluster at camera_eps=%g: all rows are noise", camera_eps)
+    return torch.full((len(rows),), -1, device=rows.device)
 
 
 def prototypes(
@@ -561,3 +826,94 @@ def relabel(*labels: Int[Tensor, "..."]) -> Relabelled:
     originals = torch.unique(together[together >= 0])
     new = torch.where(together >= 0, torch.searchsorted(originals, together), -1)
     return Relabelled(torch.split(new, [len(part) for part in labels]), originals)
+
+
+class TrackedLabels(NamedTuple):
+    """Labels numbered after those of the last epoch.
+
+    Attributes:
+        labels: The new labels, contiguous; -1 stays -1.
+        predecessors: The cluster of the last epoch that each new one continues, -1 for none.
+    """
+
+    labels: Int[Tensor, "n"]
+    predecessors: Int[Tensor, "clusters"]
+
+
+def track_labels(previous: Int[Tensor, "n"], labels: Int[Tensor, "n"]) -> TrackedLabels:
+    """Carry cluster numbers over from the last epoch, by largest overlap.
+
+    Old and new clusters are paired one to one so that as many images as possible stay in their
+    cluster; clusters that share no image are no pair. A new cluster keeps the number of its pair
+    if that is below the number of clusters there are now. The others take the numbers left over,
+    in ascending order, so the result has no gaps and ``prototypes`` takes it. ``predecessors``
+    tells which row of a memory, say, to take along: ``memory[predecessors]`` where it is not -1.
+    Memory is that of a table of old by new clusters.
+
+    Args:
+        previous: Labels of the last epoch, -1 for noise; they may have gaps.
+        labels: Labels of the same images now, -1 for noise; they may have gaps.
+
+    Returns:
+        The labels with their new numbers, and the old number of each.
+
+    Raises:
+        TypeError: If an input is not a tensor.
+        ValueError: If shapes or devices differ, or there are labels below -1.
+
+    Example:
+        >>> previous = torch.tensor([0, 0, 1, 1, 1, 2, 2, -1])
+        >>> found = track_labels(previous, torch.tensor([1, 1, 2, 2, -1, 0, 0, 3]))
+        >>> found.labels, found.predecessors
+        (tensor([ 0,  0,  1,  1, -1,  2,  2,  3]), tensor([ 0,  1,  2, -1]))
+    """
+    check_labels(None, previous=previous)
+    check_labels(len(previous), labels=labels)
+    check_devices(previous=previous, labels=labels)
+    ((before,), old), ((now,), clusters) = relabel(previous), relabel(labels)
+    n_old, n_new = len(old), len(clusters)
+    both = (before >= 0) & (now >= 0)
+    pair = now[both] * (n_old + 1) + before[both]
+    # The last column and the last number stand for no predecessor, which index -1 finds.
+    overlap = pair.bincount(minlength=n_new * (n_old + 1)).view(n_new, n_old + 1)
+    number = torch.cat([old, old.new_full((1,), -1)])
+
+    column = linear_assignment(-overlap[:, :-1].double()).columns
+    row = torch.arange(n_new, device=labels.device)
+    predecessor = torch.where(overlap[row, column] > 0, number[column], -1)
+    new = torch.where(predecessor < n_new, predecessor, -1)
+    free = torch.ones(n_new, dtype=torch.bool, device=labels.device)
+    free[new[new >= 0]] = False
+    new[new < 0] = free.nonzero()[:, 0]
+    return TrackedLabels(map_labels(now, new), predecessor[new.argsort()])
+
+
+def describe_labels(labels: Int[Tensor, "n"]) -> str:
+    """Say in a sentence how many clusters there are, how large, and how much is noise.
+
+    Args:
+        labels: Label of each image, -1 for noise; gaps do not count as clusters.
+
+    Returns:
+        One line for a log. Of an even number of sizes the median is the lower of the middle two.
+
+    Raises:
+        TypeError: If ``labels`` is not a tensor.
+        ValueError: If it is not a vector of int64, or holds labels below -1.
+
+    Example:
+        >>> describe_labels(torch.tensor([0, 0, 1, 1, 1, 2, 2, 2, 2, -1]))
+        '3 clusters of 2/3/4 images (smallest/median/largest), 10.0% noise'
+        >>> describe_labels(torch.tensor([-1, -1]))
+        'no cluster, 100.0% noise'
+    """
+    check_labels(None, labels=labels)
+    if not len(labels):
+        return "no images"
+    sizes = torch.unique(labels[labels >= 0], return_counts=True)[1]
+    noise = f"{(len(labels) - int(sizes.sum())) / len(labels):.1%} noise"
+    if not len(sizes):
+        return f"no cluster, {noise}"
+    low, middle, high = (int(size) for size in (sizes.min(), sizes.median(), sizes.max()))
+    clusters = f"{len(sizes)} cluster{'s' if len(sizes) > 1 else ''}"
+    return f"{clusters} of {low}/{middle}/{high} images (smallest/median/largest), {noise}"

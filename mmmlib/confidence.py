@@ -4,12 +4,27 @@ import math
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mmmlib._check import check_choice, check_devices, check_finite, check_tensor
+from mmmlib._check import (
+    check_choice,
+    check_count,
+    check_devices,
+    check_finite,
+    check_label_range,
+    check_labels,
+    check_number,
+    check_tensor,
+)
 
-__all__ = ["clean_probability"]
+__all__ = [
+    "NeighborConfidence",
+    "ReliableLabels",
+    "clean_probability",
+    "neighbor_confidence",
+    "reliable_labels",
+]
 
 
 def clean_probability(
@@ -156,3 +171,243 @@ def _maximise(values: Tensor, posterior: Tensor) -> _Mixture:
     means = values @ posterior / mass
     spread = (posterior * (values[:, None] - means).square()).sum(dim=0)
     return _Mixture(means, spread / mass + 5e-4, mass / mass.sum())
+
+
+class ReliableLabels(NamedTuple):
+    """Labels of the images whose cluster is stable, and how stable each is.
+
+    Attributes:
+        labels: The labels given, -1 for every image that is not reliable.
+        independence: How much larger the image's cluster grows with a looser criterion, from 0
+            (not at all) to 1.
+        compactness: How much smaller it gets with a tighter criterion, likewise.
+        threshold: The largest independence of a cluster that is kept.
+    """
+
+    labels: Int[Tensor, "n"]
+    independence: Float[Tensor, "n"]
+    compactness: Float[Tensor, "n"]
+    threshold: float
+
+
+def reliable_labels(
+    labels: Int[Tensor, "n"],
+    tight_labels: Int[Tensor, "n"],
+    loose_labels: Int[Tensor, "n"],
+    *,
+    independence_threshold: float | None = None,
+) -> ReliableLabels:
+    r"""Keep the labels that a tighter and a looser clustering agree with.
+
+    With :math:`S(i)` the images of the label of image :math:`i` (of noise the image alone), and
+    :math:`S^-(i), S^+(i)` those of its tight and its loose label,
+
+    .. math:: r_{comp}(i) = 1 - \frac{|S(i) \cap S^-(i)|}{|S(i) \cup S^-(i)|}, \qquad
+        r_{indep}(i) = 1 - \frac{|S(i) \cap S^+(i)|}{|S(i) \cup S^+(i)|}.
+
+    An image keeps its label if no image of its cluster has a smaller :math:`r_{comp}`, and if the
+    smallest :math:`r_{indep}` of its cluster is at most a threshold: of the :math:`m` clusters
+    with more than one image, in ascending order, the value at place 0.9 :math:`m` (rounded, from
+    0, at most the last). Time is that of sorting the labels.
+
+    Args:
+        labels: Cluster of each image, -1 for noise.
+        tight_labels: Clusters at a smaller ``eps`` (published: by 0.02), numbered in any way.
+        loose_labels: Clusters at an ``eps`` larger by as much.
+        independence_threshold: The threshold to use. Published training takes that of its first
+            epoch for all later ones: pass its ``threshold``.
+
+    Returns:
+        The reliable labels, which may have gaps where whole clusters were refused
+        (``clustering.relabel`` closes them); both scores; the threshold, 1 if there is no cluster
+        of more than one image to take it from.
+
+    Raises:
+        TypeError: If labels are not a tensor.
+        ValueError: If shapes or devices differ, there are labels below -1, or the threshold is
+            not in [0, 1].
+
+    Note:
+        Published training makes a cluster of its own of every image that is refused; here it
+        is noise.
+
+    Example:
+        >>> labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, -1])
+        >>> tight = torch.tensor([0, 0, -1, 1, 1, 2, 2, -1])
+        >>> loose = torch.tensor([0, 0, 0, 1, 1, 1, 1, -1])
+        >>> found = reliable_labels(labels, tight, loose, independence_threshold=0.4)
+        >>> found.labels, found.independence
+        (tensor([ 0,  0, -1, -1, -1, -1, -1, -1]),
+         tensor([0.0000, 0.0000, 0.0000, 0.5000, 0.5000, 0.5000, 0.5000, 0.0000],
+               dtype=torch.float64))
+
+    References:
+        Ge et al. Self-paced Contrastive Learning with Hybrid Memory for Domain Adaptive Object
+        Re-ID. NeurIPS 2020.
+    """
+    check_labels(None, labels=labels)
+    check_labels(len(labels), tight_labels=tight_labels, loose_labels=loose_labels)
+    check_devices(labels=labels, tight_labels=tight_labels, loose_labels=loose_labels)
+    if independence_threshold is not None:
+        check_number("independence_threshold", independence_threshold, 0, 1)
+    cluster, tight, loose = (_sets(part) for part in (labels, tight_labels, loose_labels))
+    compactness, independence = _disagreement(cluster, tight), _disagreement(cluster, loose)
+    most_compact, most_independent = _least(compactness, cluster), _least(independence, cluster)
+    threshold = independence_threshold
+    if threshold is None:
+        ordered = most_independent[cluster.bincount() > 1].sort().values
+        place = min(round(0.9 * len(ordered)), len(ordered) - 1)
+        threshold = float(ordered[place]) if len(ordered) else 1.0
+    kept = (compactness <= most_compact[cluster]) & (most_independent[cluster] <= threshold)
+    return ReliableLabels(labels.where(kept, -1), independence, compactness, float(threshold))
+
+
+def _sets(labels: Tensor) -> Tensor:
+    """Contiguous ids of the sets of images with one label; each noise image is one of its own."""
+    alone = torch.arange(len(labels), device=labels.device) - len(labels)  # below every label
+    ids: Tensor = torch.unique(torch.where(labels >= 0, labels, alone), return_inverse=True)[1]
+    return ids
+
+
+def _disagreement(first: Tensor, second: Tensor) -> Tensor:
+    """One minus intersection over union of the two sets of each image."""
+    pair = first * (len(second) + 1) + second
+    _, index, count = torch.unique(pair, return_inverse=True, return_counts=True)
+    shared: Tensor = count[index]
+    union = first.bincount()[first] + second.bincount()[second] - shared
+    return 1 - shared.double() / union
+
+
+def _least(scores: Tensor, sets: Tensor) -> Tensor:
+    """The smallest score, at most 1, of each set."""
+    n_sets = int(sets.max()) + 1 if len(sets) else 0
+    least: Tensor = scores.new_ones(n_sets).scatter_reduce(0, sets, scores, "amin")
+    return least
+
+
+class NeighborConfidence(NamedTuple):
+    """What the neighbours of each image say of its label.
+
+    Attributes:
+        relation: How far the neighbours of each row belong to each cluster; rows sum to 1.
+        weights: How far they confirm its own label, in [0, 1]; 0 for noise.
+    """
+
+    relation: Float[Tensor, "n clusters"]
+    weights: Float[Tensor, "n"]
+
+    def soft_targets(
+        self, labels: Int[Tensor, "n"], *, balance: float = 0.7
+    ) -> Float[Tensor, "n clusters"]:
+        """``balance`` parts of the own label and the rest of the relation, for a soft loss.
+
+        Args:
+            labels: As given to ``neighbor_confidence``; a row with -1 is its relation alone.
+            balance: Weight of the own label, in [0, 1].
+
+        Returns:
+            One row per image that sums to 1.
+
+        Raises:
+            TypeError: If ``labels`` is not a tensor.
+            ValueError: If ``labels`` or ``balance`` is out of range or of a wrong shape.
+        """
+        check_labels(len(self.relation), labels=labels)
+        check_label_range("labels", labels, self.relation.shape[1])
+        check_devices(relation=self.relation, labels=labels)
+        check_number("balance", balance, 0, 1)
+        mixed = balance * _one_hot(labels, self.relation) + (1 - balance) * self.relation
+        return torch.where(labels[:, None] >= 0, mixed, self.relation)
+
+
+def neighbor_confidence(
+    neighbors: Int[Tensor, "n k"],
+    neighbor_labels: Int[Tensor, "m"],
+    labels: Int[Tensor, "n"],
+    *,
+    steepness: float = 10.0,
+    n_clusters: int | None = None,
+) -> NeighborConfidence:
+    r"""Ask the neighbours of each image how far they confirm its label.
+
+    With :math:`n_c` of the :math:`k` neighbours in cluster :math:`c`, the overlap of neighbourhood
+    and cluster, scaled to sum 1, is the relation, and the weight falls with what it leaves of the
+    own label :math:`y`:
+
+    .. math:: r_c \propto \frac{n_c}{k - n_c + |c|}, \qquad w = e^{-s (1 - r_y)^2}.
+
+    Neighbours may be of the same modality (``knn(features, k).indices``), or of the other; then
+    labels are taken over by a match (``match.to_infrared_labels(labels)``).
+
+    Args:
+        neighbors: Different rows of ``neighbor_labels`` that each image is most similar to; in
+            its own modality the image itself is one of them.
+        neighbor_labels: Cluster of each row that can be a neighbour, -1 for noise. Noise
+            neighbours count in ``k`` only.
+        labels: Cluster of each image in the same label space, -1 for noise or without a partner.
+        steepness: How fast the weight falls (:math:`s`), 0 or above.
+        n_clusters: Columns of the relation; by default one for each label up to the largest.
+
+    Returns:
+        Relation and weights, float32. If all neighbours are noise, the relation is the own label
+        (0 everywhere for noise) and the weight 0.
+
+    Raises:
+        TypeError: If an input is not a tensor.
+        ValueError: If an argument is out of range or of a wrong shape, or devices differ.
+
+    Example:
+        >>> neighbor_labels = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, -1])
+        >>> neighbors = torch.tensor([[0, 1, 2, 5, 11], [5, 6, 7, 8, 0]])
+        >>> labels = torch.tensor([0, 1])
+        >>> found = neighbor_confidence(neighbors, neighbor_labels, labels)
+        >>> found.relation
+        tensor([[0.7742, 0.2258, 0.0000],
+                [0.1220, 0.8780, 0.0000]])
+        >>> found.weights
+        tensor([0.6006, 0.8618])
+
+    References:
+        Teng et al. Relieving Universal Label Noise for Unsupervised Visible-Infrared Person
+        Re-Identification by Inferring from Neighbors. AAAI 2025.
+    """
+    check_labels(None, neighbor_labels=neighbor_labels, labels=labels)
+    _check_neighbors(neighbors, neighbor_labels, labels)
+    check_number("steepness", steepness, 0, math.inf, open_high=True)
+    least = int(torch.cat([neighbor_labels, labels, labels.new_full((1,), -1)]).max()) + 1
+    n_clusters = least if n_clusters is None else n_clusters
+    check_count("n_clusters", n_clusters, least)
+
+    found = neighbor_labels[neighbors]
+    found = torch.where(found >= 0, found, n_clusters)  # noise in a column of its own
+    count = torch.zeros(len(labels), n_clusters + 1, dtype=torch.float32, device=labels.device)
+    count = count.scatter_add_(1, found, torch.ones_like(found, dtype=count.dtype))[:, :-1]
+    size = neighbor_labels[neighbor_labels >= 0].bincount(minlength=n_clusters)
+    overlap = count / (neighbors.shape[1] - count + size).clamp(min=1)
+    total, own = overlap.sum(dim=1, keepdim=True), _one_hot(labels, overlap)
+    relation = torch.where(total > 0, overlap / total, own)
+    weights = torch.exp(-steepness * (1 - (relation * own).sum(dim=1)).square())
+    return NeighborConfidence(relation, weights.where((labels >= 0) & (total[:, 0] > 0), 0.0))
+
+
+def _check_neighbors(neighbors: Tensor, neighbor_labels: Tensor, labels: Tensor) -> None:
+    """Rows of the neighbor labels, k for each label."""
+    check_tensor(neighbors=neighbors)
+    n, m = len(labels), len(neighbor_labels)
+    if neighbors.ndim != 2 or len(neighbors) != n or neighbors.dtype != torch.int64:
+        raise ValueError(
+            f"neighbors must be an int64 tensor of shape ({n}, k), "
+            f"got {neighbors.dtype} of shape {tuple(neighbors.shape)}"
+        )
+    check_devices(neighbors=neighbors, neighbor_labels=neighbor_labels, labels=labels)
+    outside = neighbors[(neighbors < 0) | (neighbors >= m)]
+    if len(outside):
+        raise ValueError(
+            f"neighbors must be rows of neighbor_labels, 0 to {m - 1}, got {int(outside[0])}"
+        )
+
+
+def _one_hot(labels: Tensor, like: Tensor) -> Tensor:
+    """A 1 in the column of each label; a row of zeros for -1."""
+    columns = torch.arange(like.shape[1], device=labels.device)
+    return (labels[:, None] == columns).to(like.dtype)

@@ -1,6 +1,6 @@
 """Exact nearest neighbours in linear memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 from typing import Any, Literal, NamedTuple
@@ -18,72 +18,101 @@ __all__ = ["knn"]
 
 ROW_TILE, COLUMN_TILE = 1024, 4096
 SPARE = 16  # candidates beyond k that a device search keeps before it falls back to whole rows
+TILE_BYTES = 2**30  # of scores on a device at a time
 LARGEST = 1e15  # of magnitudes whose products are safe in float32
 _PRECISION = Lock()
 
 
 class Metric(NamedTuple):
-    """Row ``j`` is as near to row ``i`` as ``x_i . x_j * scale_j + bias_j`` is large.
+    """Row ``j`` is as near to query ``i`` as ``q_i . x_j * scale_j + bias_j`` is large.
 
-    ``margin`` bounds the rounding error of that score in a float32 matrix product.
+    ``margin`` bounds the rounding error of that score in a float32 matrix product; ``own`` says
+    that the queries are the rows.
     """
 
+    queries: Tensor
     rows: Tensor
     scale: Tensor
     bias: Tensor
     margin: Tensor
+    query_scale: Tensor
+    own: bool
 
 
-def row_metric(features: Tensor, form: str) -> Metric:
+def row_metric(features: Tensor, form: str, gallery: Tensor | None = None) -> Metric:
     """Cosine similarity (paper), or Euclidean distance between rows as given (code)."""
+    queries, query_square = rows, square = _safe_rows("features", features, form)
+    if gallery is not None:
+        rows, square = _safe_rows("gallery", gallery, form)
+    norm, query_norm = square.sqrt(), query_square.sqrt()
+    error = (rows.shape[1] + 8) * 2.0**-24
+    if form == "paper":
+        scale, query_scale = (torch.where(n > 0, 1 / n, 0.0) for n in (norm, query_norm))
+        bias, margin = torch.zeros_like(norm), error * query_norm
+    else:
+        scale, query_scale, bias = torch.ones_like(norm), torch.ones_like(query_norm), -square / 2
+        longest = norm.max() if len(norm) else norm.sum()
+        margin = error * (query_norm * longest + longest**2)
+    return Metric(queries, rows, scale, bias, margin, query_scale, gallery is None)
+
+
+def _safe_rows(name: str, features: Tensor, form: str) -> tuple[Tensor, Tensor]:
+    """Rows that can be multiplied in float32, and their squared norms."""
     rows = features.detach()
     rows = rows if rows.dtype == torch.float64 else rows.float()
     largest = rows.abs().amax(dim=1) if rows.numel() else rows.new_zeros(len(rows))
     if form == "code" and (largest > LARGEST).any():
         raise ValueError(
-            f"features must be at most {LARGEST:g} in magnitude with form='code', "
+            f"{name} must be at most {LARGEST:g} in magnitude with form='code', "
             f"got {largest.max():g}"
         )
     if form == "paper" and ((largest > LARGEST) | ((largest < 1 / LARGEST) & (largest > 0))).any():
-        exponent = torch.frexp(largest).exponent
-        rows = torch.ldexp(rows, -exponent[:, None])  # exact, and safe to multiply
+        rows = torch.ldexp(rows, -torch.frexp(largest).exponent[:, None])  # exact
     square = rows.new_zeros(len(rows), dtype=torch.float64)
     for part, out in zip(torch.split(rows, 8192), torch.split(square, 8192), strict=True):
         out.copy_(part.double().square().sum(dim=1))
-    norm = square.sqrt()
-    error = (rows.shape[1] + 8) * 2.0**-24
-    if form == "paper":
-        scale = torch.where(norm > 0, 1 / norm, 0.0)
-        return Metric(rows, scale, torch.zeros_like(norm), error * norm)
-    longest = norm.max() if len(norm) else norm.sum()
-    return Metric(rows, torch.ones_like(norm), -square / 2, error * (norm * longest + longest**2))
+    return rows, square
 
 
 def knn(
-    features: Float[Tensor, "n dim"], k: int, *, form: Literal["paper", "code"] = "paper"
+    features: Float[Tensor, "n dim"],
+    k: int,
+    *,
+    gallery: Float[Tensor, "m dim"] | None = None,
+    form: Literal["paper", "code"] = "paper",
+    backend: Literal["exact", "faiss"] = "exact",
+    factory: str = "Flat",
 ) -> Neighbors:
     """Find the k most similar rows of every row, exactly.
 
     A float32 matrix product nominates candidates tile by tile; those that its rounding error
     cannot tell apart are ordered by float64 inner products. The result is therefore the same for
     any tile size and any number of threads. Memory beyond the features is O(n k) and one tile;
-    time is that of half the matrix product on the CPU.
+    time is that of half the matrix product on the CPU. On a GPU half-precision products nominate,
+    a bound on their error proves that no neighbour was missed, and the few rows without proof are
+    searched again in full.
 
     Args:
         features: Rows of any norm but finite; similarity is the cosine. A zero row is at
             similarity 0 to everything.
-        k: Neighbours of a row, itself included; at most ``n`` are returned.
+        k: Neighbours of a row, itself included; no more than there are rows are returned.
+        gallery: Rows to search in; the features themselves if not given. A row is its own first
+            neighbour only where it searches its own kind.
         form: ``"code"`` ranks the rows as given by Euclidean distance, as the published Jaccard
             distances do, and returns inner products.
+        backend: ``"faiss"`` lets a faiss index nominate the candidates: approximate, for a million
+            rows and more. Runs on the CPU.
+        factory: The index, in faiss's words, such as ``"IVF4096,Flat"``.
 
     Returns:
         Indices and similarities (float32), the row itself first, then by falling similarity,
         equals by rising index.
 
     Raises:
-        TypeError: If ``features`` is not a tensor.
-        ValueError: If it is not a floating-point matrix, or not finite (for ``form="code"``: or
-            beyond 1e15), or if ``k`` is below 1.
+        TypeError: If an input is not a tensor.
+        ValueError: If an input is not a floating-point matrix, or not finite (for ``form="code"``:
+            or beyond 1e15), or if an option is out of range.
+        ImportError: If faiss is asked for and cannot be used.
 
     Example:
         >>> features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]])
@@ -91,19 +120,29 @@ def knn(
         tensor([[0, 2],
                 [1, 2],
                 [2, 0]])
+        >>> knn(features, 2, gallery=features[:2]).indices[2]
+        tensor([0, 1])
     """
-    check_features(features=features)
+    sides = {"features": features} if gallery is None else {"features": features,
+                                                           "gallery": gallery}  # fmt: skip
+    check_features(**sides)
     check_count("k", k)
     check_choice("form", form, ("paper", "code"))
-    check_finite(features=features)
-    return nearest(row_metric(features, form), min(k, len(features)))
+    check_choice("backend", backend, ("exact", "faiss"))
+    check_finite(**sides)
+    metric = row_metric(features, form, gallery)
+    if backend == "faiss":
+        if form == "code":
+            raise ValueError("form must be 'paper' with backend='faiss', got 'code'")
+        return _search_faiss(metric, min(k, len(metric.rows)), factory)
+    return nearest(metric, min(k, len(metric.rows)))
 
 
 def nearest(metric: Metric, k: int) -> Neighbors:
-    """The k best rows of every row under a metric."""
-    n, device = len(metric.rows), metric.rows.device
-    if k == 0:
-        empty = torch.empty(n, 0, device=device)
+    """The k best rows of every query under a metric."""
+    n, device = len(metric.queries), metric.rows.device
+    if k == 0 or n == 0:
+        empty = torch.empty(n, k, device=device)
         return Neighbors(empty.long(), empty)
     with _full_precision(device.type):
         return _search_cpu(metric, k) if device.type == "cpu" else _search_device(metric, k)
@@ -131,71 +170,174 @@ def _full_precision(device: str) -> Iterator[None]:
 def _search_cpu(metric: Metric, k: int) -> Neighbors:
     from mmmlib._kernels import graph
 
-    n = len(metric.rows)
-    rows32 = metric.rows.float()
-    exact = tuple(part.contiguous().numpy() for part in metric)
-    fast = tuple(part.astype(np.float32) for part in exact[1:3])
+    n, m, own = len(metric.queries), len(metric.rows), metric.own
+    left32, right32 = metric.queries.float(), metric.rows.float()
+    exact = tuple(part.contiguous().numpy() for part in metric[:5])
+    fast = tuple(part.astype(np.float32) for part in exact[2:4])
     score = np.empty((n, 2 * k + 64), np.float32)
     best = (score, np.empty(score.shape, np.int32), np.zeros(n, np.int32),
             np.full(n, graph.LOWEST, np.float32))  # fmt: skip
-    wanted = max(k - 1, 1)  # besides the row itself
-    buffer = torch.empty(min(ROW_TILE, n) * min(COLUMN_TILE, n))
+    wanted = max(k - own, 1)  # besides the row itself
+    buffer = torch.empty(min(ROW_TILE, n) * min(COLUMN_TILE, m))
     for first_row in range(0, n, ROW_TILE):
-        left = rows32[first_row : first_row + ROW_TILE]
-        for first_column in range(first_row, n, COLUMN_TILE):
-            right = rows32[first_column : first_column + COLUMN_TILE]
+        left = left32[first_row : first_row + ROW_TILE]
+        for first_column in range(first_row if own else 0, m, COLUMN_TILE):
+            right = right32[first_column : first_column + COLUMN_TILE]
             tile = buffer[: len(left) * len(right)].view(len(left), len(right))
             torch.mm(left, right.T, out=tile)
-            state = tile.numpy(), first_row, first_column, wanted, exact, fast, best
+            state = tile.numpy(), first_row, first_column, wanted, own, exact, fast, best
             in_threads(graph.filter_rows, len(left), *state, chunk=128)
-            seen = max(first_row + len(left) - first_column, 0)  # columns that are rows here too
-            in_threads(graph.filter_columns, len(right), *state, first=seen, chunk=512)
+            if own:  # what is not on the diagonal serves the other side as well
+                seen = max(first_row + len(left) - first_column, 0)
+                in_threads(graph.filter_columns, len(right), *state, first=seen, chunk=512)
     indices = np.empty((n, k), np.int64)
     similarity = np.empty((n, k), np.float32)
-    in_threads(graph.select_nearest, n, k, exact, best, indices, similarity)
+    query_scale = metric.query_scale.numpy()
+    in_threads(graph.select_nearest, n, k, own, exact, query_scale, best, indices, similarity)
     return Neighbors(torch.from_numpy(indices), torch.from_numpy(similarity))
 
 
-def _search_device(metric: Metric, k: int, *, block: int = 4096) -> Neighbors:
+def _search_device(
+    metric: Metric, k: int, *, half: bool | None = None, block: int | None = None
+) -> Neighbors:
     """The same search in plain tensor operations, for any device."""
-    rows, scale, bias, margin = metric
-    n, width = len(rows), min(k + SPARE, len(rows))
-    everyone = torch.arange(n, device=rows.device)
-    found = []
-    for own in torch.split(everyone, block):
-        score = (rows[own].float() @ rows.float().T) * scale.float() + bias.float()
-        score[own - own[0], own] = torch.inf
-        best, candidates = score.topk(width, dim=1)
-        unsure = best[:, -1] >= best[:, k - 1] - 2 * margin[own]
-        parts = [
-            _rank_exactly(metric, few, some, k)
-            for few, some in zip(torch.split(own, 64), torch.split(candidates, 64), strict=True)
-        ]
-        indices, similarities = (torch.cat(part) for part in zip(*parts, strict=True))
-        if width < n:
-            for i in unsure.nonzero()[:, 0]:
-                indices[i], similarities[i] = (
-                    part[0] for part in _rank_exactly(metric, own[i, None], everyone[None], k)
-                )
-        found.append((indices, similarities))
+    n, m = len(metric.queries), len(metric.rows)
+    width = min(k + SPARE, m)
+    half = metric.queries.is_cuda and not metric.bias.any() if half is None else half
+    nominate = _half_scores(metric) if half else _float_scores(metric)
+    block = max(1, min(n, TILE_BYTES // (4 * m))) if block is None else block
+    found, start = [], 0
+    while start < n:
+        own = torch.arange(start, min(start + block, n), device=metric.rows.device)
+        try:
+            found.append(_search_block(metric, own, k, width, nominate))
+        except torch.OutOfMemoryError:
+            if block == 1:
+                raise
+            block = block // 2
+            continue
+        start += block
     indices, similarities = (torch.cat(part) for part in zip(*found, strict=True))
     return Neighbors(indices, similarities)
 
 
+Nominate = Callable[[Tensor], tuple[Tensor, Tensor]]  # queries to their scores and error bounds
+
+
+def _float_scores(metric: Metric) -> Nominate:
+    queries, rows = metric.queries.float(), metric.rows.float()
+    scale, bias = metric.scale.float(), metric.bias.float()
+    return lambda own: ((queries[own] @ rows.T) * scale + bias, metric.margin[own])
+
+
+def _half_scores(metric: Metric) -> Nominate:
+    """Cosines from float16 products; the bound is in units of the exact score."""
+    sides = []
+    for rows, scale in ((metric.queries, metric.query_scale), (metric.rows, metric.scale)):
+        unit = rows * scale.to(rows.dtype)[:, None]
+        low = (16 * unit).half()  # clear of the subnormals
+        lost = torch.cat([
+            (part.double() - cut.double() / 16).norm(dim=1)
+            for part, cut in zip(torch.split(unit, 8192), torch.split(low, 8192), strict=True)
+        ])  # fmt: skip
+        sides.append((low, lost))
+    (left, left_lost), (right, right_lost) = sides
+    most = right_lost.max()
+    error = left_lost * (1 + most) + most + (rows.shape[1] * 2.0**-23 + 2.0**-11)
+    norm = torch.where(metric.query_scale > 0, 1 / metric.query_scale, 0.0)
+
+    def scores(own: Tensor) -> tuple[Tensor, Tensor]:
+        cosine = (left[own] @ right.T).float() / 256
+        return cosine * norm[own, None].float(), error[own] * norm[own] + metric.margin[own]
+
+    return scores
+
+
+def _search_block(
+    metric: Metric, own: Tensor, k: int, width: int, nominate: Nominate
+) -> tuple[Tensor, Tensor]:
+    """The k best rows of some queries; those without proof look at every row."""
+    score, margin = nominate(own)
+    if metric.own:
+        score[own - own[0], own] = torch.inf
+    best, candidates = score.topk(width, dim=1)
+    unsure = best[:, -1] >= best[:, k - 1] - 2 * margin
+    parts = [
+        _rank_exactly(metric, few, some, k)
+        for few, some in zip(torch.split(own, 64), torch.split(candidates, 64), strict=True)
+    ]
+    indices, similarities = (torch.cat(part) for part in zip(*parts, strict=True))
+    if width < len(metric.rows):
+        everyone = torch.arange(len(metric.rows), device=own.device)[None]
+        for i in unsure.nonzero()[:, 0]:
+            indices[i], similarities[i] = (
+                part[0] for part in _rank_exactly(metric, own[i, None], everyone, k)
+            )
+    return indices, similarities
+
+
 def _rank_exactly(metric: Metric, own: Tensor, candidates: Tensor, k: int) -> Neighbors:
-    """The k best of some candidates by float64 scores, the row itself first."""
-    rows, scale, bias, margin = metric
+    """The k best of some candidates (-1: none) by float64 scores, a row itself first."""
     candidates = candidates.sort(dim=1).values
     product = torch.cat(
         [
-            (rows[own, None].double() * rows[part].double()).sum(2)
+            (metric.queries[own, None].double() * metric.rows[part].double()).sum(2)
             for part in torch.split(candidates, 2048, dim=1)
         ],
         dim=1,
     )
-    score = product * scale[candidates] + bias[candidates]
-    quantum = (margin[own, None] * TIE).clamp_min(torch.finfo(torch.float64).tiny)
-    score = torch.where(candidates == own[:, None], torch.inf, (score / quantum).round())
+    score = product * metric.scale[candidates] + metric.bias[candidates]
+    quantum = (metric.margin[own, None] * TIE).clamp_min(torch.finfo(torch.float64).tiny)
+    score = (score / quantum).round().masked_fill(candidates < 0, -torch.inf)
+    if metric.own:
+        score = torch.where(candidates == own[:, None], torch.inf, score)
     order = score.sort(dim=1, descending=True, stable=True).indices[:, :k]
-    similarity = (product * scale[own, None] * scale[candidates]).gather(1, order)
-    return Neighbors(candidates.gather(1, order), similarity.float())
+    similarity = product * metric.query_scale[own, None] * metric.scale[candidates]
+    return Neighbors(candidates.gather(1, order), similarity.gather(1, order).float())
+
+
+def _search_faiss(metric: Metric, k: int, factory: str) -> Neighbors:
+    """Candidates from a faiss index, ranked exactly; a row always finds itself."""
+    faiss = _import_faiss()
+    device, m = metric.rows.device, len(metric.rows)
+    tensors = {name: getattr(metric, name).cpu() for name in metric._fields if name != "own"}
+    metric = metric._replace(**tensors)
+    sides = ((metric.queries, metric.query_scale), (metric.rows, metric.scale))
+    queries, rows = ((rows * scale[:, None]).float().contiguous().numpy() for rows, scale in sides)
+    try:
+        index = faiss.index_factory(rows.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        index.train(rows)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ValueError(f"factory must suit {m} rows, got {factory!r}: {reason}") from error
+    index.add(rows)
+    width = min(k + SPARE, m)
+    candidates = torch.from_numpy(index.search(queries, width)[1])
+    own = torch.arange(len(candidates))
+    if metric.own:
+        candidates[:, -1] = torch.where((candidates == own[:, None]).any(1), candidates[:, -1], own)
+    short = ((candidates >= 0).sum(dim=1) < k).nonzero()[:, 0]  # cells with too few rows
+    found = [
+        _rank_exactly(metric, few, some, k)
+        for few, some in zip(torch.split(own, 64), torch.split(candidates, 64), strict=True)
+    ]
+    indices, similarities = (torch.cat(part) for part in zip(*found, strict=True))
+    for i in short:
+        indices[i], similarities[i] = (
+            part[0] for part in _rank_exactly(metric, i[None], torch.arange(m)[None], k)
+        )
+    return Neighbors(indices.to(device), similarities.to(device))
+
+
+def _import_faiss() -> Any:
+    """faiss, after torch, and only if it is really there."""
+    try:
+        import faiss
+    except Exception as error:  # a missing CUDA library is a RuntimeError
+        raise ImportError(f"backend='faiss' needs faiss-cpu or faiss-gpu: {error}") from error
+    if not hasattr(faiss, "IndexFlatIP"):
+        raise ImportError(
+            "backend='faiss' needs a whole faiss: faiss-cpu and faiss-gpu share their files, so "
+            "uninstall both and install one"
+        )
+    return faiss

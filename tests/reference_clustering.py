@@ -1,5 +1,7 @@
 """Slow, obvious versions of neighbours, Jaccard distance, DBSCAN and prototypes: dense float64."""
 
+from itertools import permutations
+
 import numpy as np
 
 
@@ -124,6 +126,48 @@ def dbscan(distance, eps, min_samples):
                 queue += list(near[i]) if core[i] else []
         n_clusters += 1
     return labels
+
+
+def camera_cluster(rows, cameras, k1, k2, camera_eps, eps, min_samples, temperature):
+    rows = np.asarray(rows, dtype=np.float64)
+    rows = rows / norms(rows)[:, None]
+    codes = []
+    for camera in sorted(set(cameras)):
+        own = rows[cameras == camera]
+        labels = dbscan(jaccard(own, k1, k2), camera_eps, min_samples)
+        means = prototypes(own, labels)
+        for row in range(len(rows) if len(means) else 0):
+            seen = np.exp(means @ rows[row] / norms(means) / temperature)
+            codes.append((row, seen / seen.sum()))
+    if not codes:
+        return np.full(len(rows), -1)
+    joined = [np.concatenate([code for i, code in codes if i == row]) for row in range(len(rows))]
+    return dbscan(jaccard(np.array(joined), k1, k2), eps, min_samples)
+
+
+def kth_distances(distance, k):
+    """Ascending, 1 where there are not so many rows."""
+    return sorted(sorted(row)[k - 1] if len(row) >= k else 1 for row in distance)
+
+
+def below_chord(curve):
+    """Signed distance of each point below the line from the first to the last, in a unit square."""
+    width, height = max(len(curve) - 1, 1), curve[-1] - curve[0] or 1
+    slope = (curve[-1] - curve[0]) / height
+    rise = [(value - curve[0]) / height for value in curve]
+    return [(slope * i / width - y) / np.hypot(slope, 1) for i, y in enumerate(rise)]
+
+
+def largest_overlap(previous, labels):
+    """The most rows that stay together, over all ways to pair old clusters with new ones."""
+    old, new = (sorted(set(part) - {-1}) for part in (previous, labels))
+    both = list(zip(previous, labels, strict=True))
+    if len(old) > len(new):
+        old, new, both = new, old, [(b, a) for a, b in both]
+    return max(
+        sum(both.count(pair) for pair in zip(old, chosen, strict=True))
+        for chosen in permutations(new, len(old))
+    )
 
 
 def prototypes(rows, labels, weights=None):

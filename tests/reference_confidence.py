@@ -1,4 +1,4 @@
-"""The two-component mixture behind clean probabilities, one loss at a time, in plain Python."""
+"""Clean probabilities, reliable labels and the votes of neighbours in plain Python."""
 
 import math
 
@@ -32,3 +32,51 @@ def clean_probability(losses, rounds):
         mixture = maximise(values, [posterior(value, mixture) for value in values])
     first = min(range(2), key=lambda k: mixture[k][1])
     return [posterior(value, mixture)[first] for value in values]
+
+
+def members(labels):
+    """The images that share the label of each; noise is alone."""
+    return [
+        {j for j, other in enumerate(labels) if other == label} if label >= 0 else {i}
+        for i, label in enumerate(labels)
+    ]
+
+
+def reliable_labels(labels, tight, loose, threshold=None):
+    """Labels, independence, compactness and threshold, with a set for every image."""
+    own = members(labels)
+
+    def disagreement(others):
+        return [1 - len(a & b) / len(a | b) for a, b in zip(own, members(others), strict=True)]
+
+    compactness, independence = disagreement(tight), disagreement(loose)
+    if threshold is None:
+        clusters = {frozenset(images) for images in own if len(images) > 1}
+        ordered = sorted(min(independence[i] for i in images) for images in clusters)
+        last = len(ordered) - 1
+        threshold = ordered[min(last, round(0.9 * len(ordered)))] if ordered else 1
+    kept = [
+        min(independence[j] for j in own[i]) <= threshold
+        and compactness[i] <= min(compactness[j] for j in own[i])
+        for i in range(len(labels))
+    ]
+    labels = [label if keep else -1 for label, keep in zip(labels, kept, strict=True)]
+    return labels, independence, compactness, threshold
+
+
+def neighbor_confidence(neighbors, neighbor_labels, labels, steepness, n_clusters):
+    relations, weights = [], []
+    for row, label in zip(neighbors, labels, strict=True):
+        found = [neighbor_labels[j] for j in row]
+        overlap = []
+        for cluster in range(n_clusters):
+            both, size = found.count(cluster), neighbor_labels.count(cluster)
+            overlap.append(both / (len(row) + size - both) if both else 0)
+        if any(overlap):
+            relation = [value / sum(overlap) for value in overlap]
+        else:
+            relation = [float(cluster == label) for cluster in range(n_clusters)]
+        relations.append(relation)
+        trusted = label >= 0 and any(overlap)
+        weights.append(math.exp(-steepness * (1 - relation[label]) ** 2) if trusted else 0)
+    return relations, weights

@@ -9,20 +9,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from mmmlib._kernels import kmeans
+from mmmlib import clustering
+from mmmlib._kernels import graph, kmeans
 from mmmlib._types import CrossModalityClusters, JaccardGraph
 from mmmlib.clustering import (
+    _knee,
     _kth_distance,
+    camera_cluster,
     cluster_features,
     cross_modality_cluster,
     cross_modality_prototypes,
     dbscan,
+    describe_labels,
     jaccard_graph,
     prototypes,
     relabel,
     sub_prototypes,
+    suggest_eps,
+    sweep_eps,
+    track_labels,
 )
-from mmmlib.neighbors import knn
+from mmmlib.neighbors import knn, row_metric
 
 FORMS = ["paper", "code"]
 SENSES = torch.tensor([0, 0, 1, 1, 0, 1, 1])
@@ -550,6 +557,124 @@ def test_the_distance_to_the_kth_nearest_row_by_hand():
     assert (8 * _kth_distance(graph, 4)).tolist() == [8, 8, 4, 8]
 
 
+# --- A radius
+
+
+def test_the_knee_by_hand():
+    # Distances to the nearest 1, 1, 1, 1, 1, 8, 16: the fifth lies farthest below the chord.
+    graph = graph_of(line(0, 1, 2, 3, 4, 12, 28))
+    eps, distances = suggest_eps(graph, min_samples=2)
+    assert (32 * distances).tolist() == [1, 1, 1, 1, 1, 8, 16]
+    assert eps == 1 / 32
+    assert suggest_eps(graph, min_samples=3).eps == 2 / 32
+
+
+def test_the_knee_is_that_of_the_stored_part():
+    # Of 1, 1, 2, 2, 7, 8 without the 20 the fourth; with it, the sixth.
+    places = (0, 1, 12, 14, 21, 29, 49)
+    whole = suggest_eps(graph_of(line(*places, unit=64)), min_samples=2)
+    assert (64 * whole.distances).tolist() == [1, 1, 2, 2, 7, 8, 20]
+    assert whole.eps == 8 / 64
+    stored = suggest_eps(graph_of(line(*places, unit=64), max_distance=0.2), min_samples=2)
+    assert (64 * stored.distances).tolist() == [1, 1, 2, 2, 7, 8, 64]
+    assert stored.eps == 2 / 64
+
+
+@pytest.mark.parametrize(
+    ("quantile", "expected"), [(0, 1), (0.6, 1), (0.7, 8), (0.83, 8), (0.84, 16), (1, 16)]
+)
+def test_a_quantile_of_the_curve_by_hand(quantile, expected):
+    graph = graph_of(line(0, 1, 2, 3, 4, 12, 28))
+    assert suggest_eps(graph, min_samples=2, quantile=quantile).eps == expected / 32
+    near = graph_of(line(0, 1, 2, 3, 4, 12, 28), max_distance=0.4)
+    assert suggest_eps(near, min_samples=2, quantile=quantile).eps == min(expected, 8) / 32
+
+
+def test_the_knee_equals_the_slow_reference_and_quantiles_make_core_points():
+    generator = np.random.default_rng(5)
+    n_bent = 0
+    for _ in range(150):
+        distance = random_distance(generator)
+        min_samples, quantile = int(generator.integers(1, 5)), float(generator.random())
+        curve = reference.kth_distances(distance, min_samples)
+        found = suggest_eps(graph_of(distance), min_samples=min_samples)
+        assert found.distances.tolist() == curve
+        stored = [value for value in curve if value < 1]
+        below = reference.below_chord(stored) if stored else [0]
+        if max(below) > 1e-9:
+            n_bent += 1
+            here = [b for b, value in zip(below, stored, strict=True) if value == found.eps]
+            assert max(here) == pytest.approx(max(below), abs=1e-12)
+        else:
+            assert found.eps == max(stored, default=0)
+        eps = suggest_eps(graph_of(distance), min_samples=min_samples, quantile=quantile).eps
+        n_core = sum(value <= eps for value in stored)
+        assert n_core >= min(quantile * len(curve), len(stored))
+    assert n_bent > 60
+
+
+@pytest.mark.parametrize(
+    ("curve", "knee"),
+    [([0.5], 0.5), ([0.2, 0.2, 0.2], 0.2), ([0, 0.3, 0.4, 0.4], 0.4), ([0, 0.1, 0.2, 0.3], 0.3)],
+)
+def test_a_curve_that_bends_nowhere_ends_in_its_knee(curve, knee):
+    assert _knee(torch.tensor(curve, dtype=torch.float64)) == knee
+
+
+def test_dbscan_takes_the_suggestion_though_float32_rounds_it_up():
+    assert float(np.float32(0.1)) > 0.1
+    graph = graph_of(0.1 * (1 - np.eye(6)), max_distance=0.1)
+    eps = suggest_eps(graph).eps
+    assert eps == 0.1
+    assert dbscan(graph, eps=eps).tolist() == [0] * 6
+
+
+@pytest.mark.parametrize("quantile", [None, 0.0, 0.5, 1.0])
+def test_without_stored_distances_the_suggestion_is_0(quantile, caplog):
+    for n, said in ((0, 0), (1, 1), (6, 1)):
+        graph = graph_of(1 - np.eye(n), max_distance=0.5)
+        messages = warnings_of(caplog, lambda g=graph: suggest_eps(g, quantile=quantile))
+        assert (
+            messages
+            == ["no row has 4 rows within max_distance 0.5: nothing to suggest eps from"] * said
+        )
+        found = suggest_eps(graph, quantile=quantile)
+        assert found.eps == 0
+        assert found.distances.tolist() == [1] * n
+        assert dbscan(graph, eps=found.eps).tolist() == [-1] * n
+
+
+def test_a_sweep_is_dbscan_at_each_radius():
+    generator = np.random.default_rng(3)
+    for _ in range(40):
+        graph = graph_of(random_distance(generator))
+        eps, min_samples = (
+            (generator.integers(0, 16, 5) / 16).tolist(),
+            int(generator.integers(1, 6)),
+        )
+        found = sweep_eps(graph, eps, min_samples=min_samples)
+        assert found.eps == tuple(eps)
+        for i, radius in enumerate(eps):
+            labels = dbscan(graph, eps=radius, min_samples=min_samples)
+            assert torch.equal(found.labels[i], labels)
+            assert found.n_clusters[i] == len(set(labels.tolist()) - {-1})
+            assert found.noise[i] == (labels < 0).double().mean()
+
+
+def test_a_sweep_over_nothing():
+    found = sweep_eps(graph_of(TWO_GROUPS), [])
+    assert (found.eps, found.labels.shape, found.noise.shape) == ((), (0, 9), (0,))
+    empty = sweep_eps(graph_of(np.zeros((0, 0))), (0.5, 0.2))
+    assert (empty.labels.shape, empty.labels.dtype) == ((2, 0), torch.int64)
+    assert (empty.n_clusters.tolist(), empty.noise.tolist()) == ([0, 0], [0, 0])
+
+
+def test_a_sweep_says_nothing_of_odd_labels(caplog):
+    graph = graph_of(1 - np.eye(6))
+    assert warnings_of(caplog, lambda: sweep_eps(graph, [0.5])) == []
+    assert warnings_of(caplog, lambda: dbscan(graph, eps=0.5)) != []
+
+
 # --- Clustering of one modality, and of two
 
 
@@ -721,6 +846,75 @@ def test_paired_labels_are_those_of_both_modalities_renumbered():
 
 
 LABELS = torch.tensor([0, 2, -1, 1, 0, 2, 2, -1])
+
+
+def camera_scene(n_people=6, images=24, shift=1.0, dim=32, seed=0):
+    """People seen by three cameras, each of which moves all that it sees."""
+    generator = np.random.default_rng(seed)
+    people = np.repeat(np.arange(n_people), images)
+    cameras = generator.integers(0, 3, len(people))
+    centres, shifts = generator.normal(size=(n_people, dim)), generator.normal(size=(3, dim))
+    rows = centres[people] + shift * shifts[cameras]
+    rows += 0.35 * generator.normal(size=rows.shape)
+    return torch.from_numpy(rows), torch.from_numpy(cameras), people
+
+
+def test_two_levels_find_people_whom_cameras_tear_apart():
+    features, cameras, people = camera_scene()
+    alone = cluster_features(features, k1=25, k2=4)
+    assert reference.differing_pairs(alone.numpy(), people) > 1000
+    for dtype in (torch.float64, torch.float32):
+        found = camera_cluster(features.to(dtype), cameras, k1=25, k2=4)
+        assert reference.differing_pairs(found.numpy(), people) == 0
+
+
+@pytest.mark.parametrize("k1", [15, 25])
+@pytest.mark.parametrize("temperature", [0.2, 0.5])
+def test_two_levels_equal_the_slow_reference(k1, temperature):
+    n_partial = 0
+    for seed in range(3):
+        features, cameras, _ = camera_scene(shift=0.5 + 0.5 * seed, seed=seed)
+        cameras[:3], cameras[3:6] = 7, 9  # too few for a cluster, so no part of the code
+        options = {"camera_eps": 0.5, "eps": 0.4, "min_samples": 4, "temperature": temperature}
+        found = camera_cluster(features, cameras, k1=k1, k2=4, **options)
+        expected = reference.camera_cluster(
+            features.numpy(), cameras.numpy(), k1, 4, *options.values()
+        )
+        np.testing.assert_array_equal(found.numpy(), expected)
+        n_partial += found.max() > 0
+    assert n_partial == 3
+
+
+def test_numbers_of_cameras_and_norms_do_not_matter():
+    features, cameras, _ = camera_scene(shift=0.7)
+    options = {"k1": 20, "k2": 4, "temperature": 0.3, "camera_eps": 0.4}
+    found = camera_cluster(features, cameras, **options)
+    assert len(found.unique()) > 4
+    assert torch.equal(camera_cluster(features, 5 * cameras - 1, **options), found)
+    scale = 2.0 ** torch.randint(-3, 4, (len(features), 1))
+    assert torch.equal(camera_cluster(features * scale, cameras, **options), found)
+
+
+def test_without_a_cluster_in_any_camera_all_is_noise(caplog):
+    features, _ = scene()
+    alone = torch.arange(len(features))  # each image has a camera of its own
+    found = []
+    messages = warnings_of(caplog, lambda: found.append(camera_cluster(features, alone)))
+    assert found[0].tolist() == [-1] * len(features)
+    assert messages == ["no camera has a cluster at camera_eps=0.55: all rows are noise"]
+    empty = torch.zeros(0, dtype=torch.int64)
+    nothing = warnings_of(
+        caplog, lambda: found.append(camera_cluster(torch.zeros(0, 4), empty, k1=9))
+    )
+    assert found[1].dtype == torch.int64
+    assert found[1].shape == (0,)
+    assert nothing == []
+
+
+def test_equal_and_zero_rows_of_two_cameras_cluster():
+    cameras = torch.tensor([0] * 5 + [1] * 5)
+    for features in (torch.zeros(10, 3), torch.ones(10, 3)):
+        assert camera_cluster(features, cameras).tolist() == [0] * 10
 
 
 def test_prototypes_are_means_that_leave_noise_out():
@@ -1017,6 +1211,110 @@ def test_relabelled_labels_are_contiguous_and_lead_back(lists):
     assert_same(again, labels)
 
 
+def test_labels_follow_those_of_the_last_epoch():
+    previous = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, -1])
+    labels = torch.tensor([2, 2, -1, 0, 0, 1, 1, 3, 3])
+    found = track_labels(previous, labels)
+    assert found.labels.tolist() == [0, 0, -1, 1, 1, 2, 2, 3, 3]
+    assert found.predecessors.tolist() == [0, 1, 2, -1]
+
+
+def test_a_stray_image_takes_no_number_from_a_large_cluster():
+    # As many pairs as possible would be (0, 1) and (1, 0), with one image each.
+    previous = torch.tensor([0] * 9 + [1] + [0])
+    labels = torch.tensor([1] * 9 + [1] + [0])
+    found = track_labels(previous, labels)
+    assert found.labels.tolist() == [0] * 9 + [0] + [1]
+    assert found.predecessors.tolist() == [0, -1]
+
+
+def test_numbers_of_vanished_clusters_are_taken_first():
+    previous = torch.tensor([0, 0, 1, 1, 2, 2, -1, -1])
+    labels = torch.tensor([0, 0, -1, -1, 1, 1, 2, 2])
+    found = track_labels(previous, labels)
+    assert found.labels.tolist() == [0, 0, -1, -1, 2, 2, 1, 1]
+    assert found.predecessors.tolist() == [0, -1, 2]
+
+
+def test_fewer_clusters_than_before_leave_no_gap():
+    previous = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+    labels = torch.tensor([0, 0, -1, -1, -1, -1, 1, 1])
+    found = track_labels(previous, labels)
+    assert found.labels.tolist() == [0, 0, -1, -1, -1, -1, 1, 1]
+    assert found.predecessors.tolist() == [0, 3]
+    assert prototypes(torch.eye(8), found.labels).shape == (2, 8)
+
+
+def test_a_split_keeps_the_number_with_the_larger_part():
+    found = track_labels(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 1, 1, 2]))
+    assert found.labels.tolist() == [2, 0, 0, 1]
+    assert found.predecessors.tolist() == [0, 1, -1]
+
+
+def test_nothing_to_track():
+    noise, empty = torch.tensor([-1, -1]), torch.zeros(0, dtype=torch.int64)
+    both = torch.tensor([3, 1])
+    assert_same(track_labels(noise, both), (torch.tensor([1, 0]), noise))
+    assert_same(track_labels(both, noise), (noise, empty))
+    assert_same(track_labels(noise, noise), (noise, empty))
+    assert_same(track_labels(empty, empty), (empty, empty))
+
+
+MANY_LABELS = st.lists(st.tuples(st.integers(-1, 5), st.integers(-1, 4)), max_size=25)
+
+
+@settings(max_examples=60, deadline=None)
+@given(MANY_LABELS)
+def test_any_labels_are_tracked_with_the_largest_overlap(rows):
+    previous, labels = torch.tensor(rows, dtype=torch.int64).reshape(-1, 2).T
+    found, predecessors = track_labels(previous, labels)
+    clusters = len(set(labels.tolist()) - {-1})
+    assert len(predecessors) == clusters
+    assert sorted(set(found.tolist()) - {-1}) == list(range(clusters))
+    pairs = set(zip(labels.tolist(), found.tolist(), strict=True))
+    assert len(pairs) == len({old for old, _ in pairs}) == len({new for _, new in pairs})
+    assert torch.equal(found < 0, labels < 0)
+    kept = predecessors[predecessors >= 0].tolist()
+    assert len(set(kept)) == len(kept)
+    together = [
+        int(((found == new) & (previous == old)).sum())
+        for new, old in enumerate(predecessors.tolist())
+        if old >= 0
+    ]
+    assert all(together)
+    assert sum(together) == reference.largest_overlap(previous.tolist(), labels.tolist())
+    assert all(predecessors[old] == old for old in kept if old < clusters)
+
+
+def test_equal_labels_keep_all_their_numbers():
+    labels = torch.randint(-1, 30, (400,), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(31, generator=torch.Generator().manual_seed(1))
+    shuffled = torch.where(labels >= 0, order[labels], -1)
+    found = track_labels(labels, shuffled)
+    assert torch.equal(found.labels, labels)
+    assert found.predecessors.tolist() == list(range(30))
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        ([], "no images"),
+        ([-1, -1, -1], "no cluster, 100.0% noise"),
+        ([4, 4], "1 cluster of 2/2/2 images (smallest/median/largest), 0.0% noise"),
+        (
+            [0] * 4 + [2] * 2 + [7] * 9 + [-1],
+            "3 clusters of 2/4/9 images (smallest/median/largest), 6.2% noise",
+        ),
+        (
+            [0, 1, 1, 2, 2, 2, 3, 3, 3, 3],
+            "4 clusters of 1/2/4 images (smallest/median/largest), 0.0% noise",
+        ),
+    ],
+)
+def test_the_sentence_about_labels(labels, sentence):
+    assert describe_labels(torch.tensor(labels, dtype=torch.int64)) == sentence
+
+
 # --- What holds for all
 
 
@@ -1064,6 +1362,11 @@ CALLS = {
     "sub_prototypes": (lambda rows, labels: sub_prototypes(rows, labels)),
     "sub_prototypes by group": (lambda rows, labels: sub_prototypes(rows, labels, groups=labels)),
     "relabel": (lambda rows, labels: relabel(labels)),
+    "suggest_eps": (lambda rows, labels: suggest_eps(jaccard_graph(rows, k1=9, k2=4))),
+    "sweep_eps": (lambda rows, labels: sweep_eps(jaccard_graph(rows, k1=9, k2=4), (0.3, 0.5))),
+    "camera_cluster": (lambda rows, labels: camera_cluster(rows, labels, k1=9, k2=4)),
+    "track_labels": (lambda rows, labels: track_labels(labels.flip(0), labels)),
+    "describe_labels": (lambda rows, labels: describe_labels(labels)),
 }
 
 
@@ -1144,6 +1447,73 @@ ERRORS = {
     "min_samples of 0": (
         lambda: dbscan(GRAPH, eps=0.5, min_samples=0),
         "min_samples must be a whole number of at least 1, got 0",
+    ),
+    "no quantile": (
+        lambda: suggest_eps(GRAPH, quantile=1.5),
+        "quantile must be in [0, 1], got 1.5",
+    ),
+    "min_samples of 0 for a suggestion": (
+        lambda: suggest_eps(GRAPH, min_samples=0),
+        "min_samples must be a whole number of at least 1, got 0",
+    ),
+    "a sweep up to 1": (lambda: sweep_eps(GRAPH, [0.5, 1.0]), "eps[1] must be in [0, 1), got 1.0"),
+    "a sweep above the graph": (
+        lambda: sweep_eps(GRAPH, [0.5, 0.3, 0.6]),
+        "eps[2] must be at most the graph's max_distance 0.5, got 0.6",
+    ),
+    "a sweep with min_samples of 0": (
+        lambda: sweep_eps(GRAPH, [], min_samples=0),
+        "min_samples must be a whole number of at least 1, got 0",
+    ),
+    "cameras of another length": (
+        lambda: camera_cluster(FIVE, torch.tensor([0])),
+        "cameras must be an int64 tensor of shape (5,), got torch.int64 of shape (1,)",
+    ),
+    "cameras on another device": (
+        lambda: camera_cluster(FIVE, torch.zeros(5, dtype=torch.int64, device="meta")),
+        "features and cameras must be on one device, got features on cpu, cameras on meta",
+    ),
+    "nan in a camera": (
+        lambda: camera_cluster(NAN_ROWS, torch.zeros(5).long()),
+        "features must be finite, got nan in row 3",
+    ),
+    "k2 above k1 for no camera": (
+        lambda: camera_cluster(FIVE[:0], torch.zeros(0).long(), k1=4),
+        "k2 must be in [1, 4], got 6",
+    ),
+    "camera_eps of 1": (
+        lambda: camera_cluster(FIVE, torch.zeros(5).long(), camera_eps=1),
+        "camera_eps must be in [0, 1), got 1",
+    ),
+    "eps of 1 for codes": (
+        lambda: camera_cluster(FIVE, torch.zeros(5).long(), eps=1),
+        "eps must be in [0, 1), got 1",
+    ),
+    "min_samples of 0 for cameras": (
+        lambda: camera_cluster(FIVE, torch.zeros(5).long(), min_samples=0),
+        "min_samples must be a whole number of at least 1, got 0",
+    ),
+    "temperature of 0": (
+        lambda: camera_cluster(FIVE, torch.zeros(5).long(), temperature=0),
+        "temperature must be in (0, inf), got 0",
+    ),
+    "fewer labels than before": (
+        lambda: track_labels(torch.zeros(3).long(), torch.zeros(2).long()),
+        "labels must be an int64 tensor of shape (3,), got torch.int64 of shape (2,)",
+    ),
+    "earlier labels in an array": (
+        lambda: track_labels(np.zeros(3, np.int64), torch.zeros(3).long()),
+        f"previous {NO_ARRAY}",
+    ),
+    "earlier labels on another device": (
+        lambda: track_labels(
+            torch.zeros(3).long(), torch.zeros(3, dtype=torch.int64, device="meta")
+        ),
+        "previous and labels must be on one device, got previous on cpu, labels on meta",
+    ),
+    "floats to describe": (
+        lambda: describe_labels(torch.zeros(3)),
+        "labels must be an int64 tensor of shape (n,), got torch.float32 of shape (3,)",
     ),
     "eps of 1 in one call": (
         lambda: cluster_features(FIVE, eps=1),
@@ -1244,3 +1614,17 @@ def test_errors_say_what_is_wrong(what):
     error = TypeError if NO_ARRAY in sentence else ValueError
     with pytest.raises(error, match=f"^{re.escape(sentence)}$"):
         call()
+
+
+def test_missing_similarities_are_the_same_from_tensor_operations_as_from_the_kernel():
+    features = torch.randn(60, 12, dtype=torch.float64).float()
+    metric = row_metric(features, "paper")
+    indptr = np.arange(0, 60 * 5 + 1, 5)
+    members = torch.randint(60, (300,)).int().numpy()
+    first = np.repeat(np.arange(60), 5)
+    filled = np.full(300, np.nan, np.float32)
+    graph.fill_similarities(0, 60, indptr, members, filled, features.numpy(), metric.scale.numpy())
+    apart = clustering._pair_similarities(metric, first, members)
+    np.testing.assert_allclose(apart, filled, atol=1e-7)
+    unit = torch.nn.functional.normalize(features.double())
+    np.testing.assert_allclose(apart, (unit @ unit.T)[first, members], atol=1e-6)

@@ -1,4 +1,6 @@
 import re
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -309,3 +311,119 @@ def test_errors_in_a_chunk_come_out(count, threads):
 def test_errors_of_knn(call, error, sentence):
     with pytest.raises(error, match=f"^{re.escape(sentence)}$"):
         call()
+
+
+GALLERY = {
+    "other rows": (normal(70, 12), normal(45, 12, seed=1)),
+    "rows that both have": (normal(30, 12), normal(50, 12)),
+    "lattice": (lattice(60), lattice(80, seed=1)),
+    "zero rows": (with_zeros(normal(20, 12)), with_zeros(normal(30, 12, seed=1))),
+    "far apart in size": (1e20 * normal(20, 12), 1e-20 * normal(30, 12, seed=1)),
+}
+
+
+@pytest.mark.parametrize("name", GALLERY)
+@pytest.mark.parametrize("search", ["cpu", "device", "half"])
+def test_a_gallery_is_searched_as_by_the_oracle(name, search):
+    queries, gallery = GALLERY[name]
+    first, second = (side.double() for side in (queries, gallery))
+    norm = [side.norm(dim=1).clamp_min(1e-300) for side in (first, second)]
+    product = (first[:, None] * second).sum(dim=2)  # equal rows give equal sums
+    cosine = (product / norm[0][:, None] / norm[1] * 2**40).round() / 2**40
+    expected = cosine.sort(dim=1, descending=True, stable=True)
+    for k in (1, 7, 100):
+        metric, most = row_metric(queries, "paper", gallery), min(k, len(gallery))
+        if search == "cpu":
+            found = knn(queries, k, gallery=gallery)
+        else:
+            found = neighbors._search_device(metric, most, half=search == "half")
+        assert torch.equal(found.indices, expected.indices[:, :most])
+        torch.testing.assert_close(
+            found.similarities, expected.values[:, :most].float(), atol=1e-6, rtol=0
+        )
+
+
+def test_a_gallery_may_be_empty_and_so_may_the_queries():
+    rows = normal(4, 3)
+    assert knn(rows, 2, gallery=rows[:0]).indices.shape == (4, 0)
+    assert knn(rows[:0], 2, gallery=rows).indices.shape == (0, 2)
+
+
+def test_a_gallery_in_code_form_is_ranked_by_distance():
+    queries, gallery = normal(30, 6), 2 * normal(40, 6, seed=1)
+    expected = torch.cdist(queries.double(), gallery.double()).sort(dim=1, stable=True).indices
+    assert torch.equal(knn(queries, 9, gallery=gallery, form="code").indices, expected[:, :9])
+
+
+@pytest.mark.parametrize("name", ["random", "equal rows", "zero rows", "lattice", "parallel"])
+def test_half_precision_only_nominates(name):
+    rows = ROWS[name]
+    k = min(9, len(rows))
+    found = neighbors._search_device(row_metric(rows, "paper"), k, half=True, block=32)
+    assert torch.equal(found.indices, knn(rows, k).indices)
+
+
+def test_the_bound_of_half_precision_covers_its_error():
+    rows = normal(200, 300) * torch.logspace(-6, 6, 200)[:, None]
+    metric, own = row_metric(rows, "paper"), torch.arange(200)
+    score, bound = neighbors._half_scores(metric)(own)
+    exact = (rows.double() @ rows.double().T) * metric.scale
+    assert ((score.double() - exact).abs() <= bound[:, None]).all()
+    assert (bound < 3e-3 * rows.double().norm(dim=1)).all()
+
+
+def test_a_device_out_of_memory_gets_half_the_block(monkeypatch):
+    rows, block, tried = normal(50, 8), neighbors._search_block, []
+
+    def small(metric, own, k, width, nominate):
+        tried.append(len(own))
+        if len(own) > 13:
+            raise torch.OutOfMemoryError
+        return block(metric, own, k, width, nominate)
+
+    monkeypatch.setattr(neighbors, "_search_block", small)
+    found = neighbors._search_device(row_metric(rows, "paper"), 5, block=50)
+    assert tried == [50, 25, 12, 12, 12, 12, 2]
+    assert torch.equal(found.indices, knn(rows, 5).indices)
+
+
+def test_faiss_finds_the_same_where_its_index_is_exact():
+    pytest.importorskip("faiss")
+    rows, other = normal(300, 16), normal(80, 16, seed=1)
+    for gallery in (None, other):
+        found = knn(rows, 6, gallery=gallery, backend="faiss")
+        assert torch.equal(found.indices, knn(rows, 6, gallery=gallery).indices)
+
+
+def test_faiss_with_cells_stays_itself_first_and_never_gives_minus_one():
+    pytest.importorskip("faiss")
+    rows = normal(400, 8)
+    found = knn(rows, 12, backend="faiss", factory="IVF20,Flat").indices
+    assert torch.equal(found[:, 0], torch.arange(400))
+    assert found.min() >= 0
+    assert all(len(row.unique()) == 12 for row in found)
+    exact = knn(rows, 12).indices
+    assert np.mean([len(np.intersect1d(a, b)) for a, b in zip(found, exact, strict=True)]) > 4
+
+
+def test_errors_of_faiss_are_named(monkeypatch):
+    rows = normal(30, 4)
+    sentence = "form must be 'paper' with backend='faiss', got 'code'"
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        knn(rows, 3, form="code", backend="faiss")
+    monkeypatch.setitem(sys.modules, "faiss", SimpleNamespace())
+    sentence = (
+        "backend='faiss' needs a whole faiss: faiss-cpu and faiss-gpu share their files, so "
+        "uninstall both and install one"
+    )
+    with pytest.raises(ImportError, match=f"^{re.escape(sentence)}$"):
+        knn(rows, 3, backend="faiss")
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match=r"^backend='faiss' needs faiss-cpu or faiss-gpu: .+"):
+        knn(rows, 3, backend="faiss")
+
+
+def test_errors_of_a_faiss_factory_are_named():
+    pytest.importorskip("faiss")
+    with pytest.raises(ValueError, match=r"^factory must suit 30 rows, got 'Nonsense': .+"):
+        knn(normal(30, 4), 3, backend="faiss", factory="Nonsense")

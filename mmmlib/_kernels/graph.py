@@ -17,8 +17,8 @@ def dot(first, second):
     return total
 
 
-# Row j is as near to row i as dot(rows[i], rows[j]) * scale[j] + bias[j] is large.
-#   metric = rows, scale, bias, margin   in float64; margin bounds the error of the float32 scores
+# Row j is as near to query i as dot(queries[i], rows[j]) * scale[j] + bias[j] is large.
+#   metric = queries, rows, scale, bias, margin   margin bounds the error of the float32 scores
 #   fast = weight, shift                 scale and bias in float32, for the tiles of products
 #   best = score, index, count, threshold   candidates of every row, and what a new one must reach
 
@@ -29,12 +29,12 @@ def _rank_exactly(i, metric, index, count):
 
     Scores that only float64's own rounding tells apart count as equal.
     """
-    rows, scale, bias, margin = metric
+    queries, rows, scale, bias, margin = metric
     quantum = max(margin[i] * TIE, np.finfo(np.float64).tiny)
     exact, key = np.empty(count), np.empty(count)
     for c in range(count):
         j = index[c]
-        exact[c] = dot(rows[i], rows[j]) * scale[j] + bias[j]
+        exact[c] = dot(queries[i], rows[j]) * scale[j] + bias[j]
         key[c] = -np.rint(exact[c] / quantum)
     by_index = np.argsort(index[:count], kind="mergesort")
     return exact, by_index[np.argsort(key[by_index], kind="mergesort")]
@@ -64,7 +64,7 @@ def _offer(i, value, j, k, metric, best):
     count[i] += 1
     capacity = score.shape[1]
     if count[i] == capacity:
-        kept, threshold[i] = _drop_hopeless(k, metric[3][i], score[i], index[i], capacity)
+        kept, threshold[i] = _drop_hopeless(k, metric[4][i], score[i], index[i], capacity)
         if kept > capacity - _BLOCK // 2:
             first = _rank_exactly(i, metric, index[i], kept)[1][:k]
             score[i, :k], index[i, :k] = score[i][first], index[i][first]
@@ -73,7 +73,7 @@ def _offer(i, value, j, k, metric, best):
 
 
 @compiled(fastmath={"nnan", "nsz", "reassoc", "contract"})
-def filter_rows(start, stop, tile, first_row, first_column, k, metric, fast, best):
+def filter_rows(start, stop, tile, first_row, first_column, k, own, metric, fast, best):
     """Offer the entries of each tile row to the row's candidates."""
     weight, shift = fast
     threshold = best[3]
@@ -90,12 +90,12 @@ def filter_rows(start, stop, tile, first_row, first_column, k, metric, fast, bes
                 for c in range(block, end):
                     j = first_column + c
                     value = tile[r, c] * weight[j] + shift[j]
-                    if value >= threshold[i] and i != j:
+                    if value >= threshold[i] and not (own and i == j):
                         _offer(i, value, j, k, metric, best)
 
 
 @compiled(fastmath={"nnan", "nsz", "reassoc", "contract"})
-def filter_columns(start, stop, tile, first_row, first_column, k, metric, fast, best):
+def filter_columns(start, stop, tile, first_row, first_column, k, own, metric, fast, best):
     """Offer the entries of each tile column to the candidates of that column's row."""
     weight, shift = fast
     threshold = best[3]
@@ -116,21 +116,23 @@ def filter_columns(start, stop, tile, first_row, first_column, k, metric, fast, 
 
 
 @compiled()
-def select_nearest(start, stop, k, metric, best, nearest, similarity):
-    """The k best candidates of each row by exact score; the row itself comes first."""
-    rows, scale, bias, margin = metric
+def select_nearest(start, stop, k, own, metric, query_scale, best, nearest, similarity):
+    """The k best candidates of each query by exact score; a row itself comes first."""
+    queries, rows, scale, bias, margin = metric
     score, index, count, _ = best
+    first = 1 if own else 0
     for i in range(start, stop):
         kept = count[i]
         if kept > k:
-            kept, _ = _drop_hopeless(max(k - 1, 1), margin[i], score[i], index[i], kept)
+            kept, _ = _drop_hopeless(max(k - first, 1), margin[i], score[i], index[i], kept)
         exact, order = _rank_exactly(i, metric, index[i], kept)
-        nearest[i, 0] = i
-        similarity[i, 0] = dot(rows[i], rows[i]) * scale[i] * scale[i]
-        for r in range(1, k):
-            j = index[i, order[r - 1]]
+        if own:
+            nearest[i, 0] = i
+            similarity[i, 0] = dot(queries[i], rows[i]) * scale[i] * query_scale[i]
+        for r in range(first, k):
+            j = index[i, order[r - first]]
             nearest[i, r] = j
-            similarity[i, r] = (exact[order[r - 1]] - bias[j]) * scale[i]
+            similarity[i, r] = (exact[order[r - first]] - bias[j]) * query_scale[i]
 
 
 @compiled()
@@ -157,26 +159,26 @@ def _grown(array, size):
 
 
 @compiled()
-def reciprocal_weights(start, stop, nearest, similarity, mutual, mutual_half, half, rows, scale):
-    """Expanded k-reciprocal sets with softmax weights: lengths, members (ascending), weights."""
+def reciprocal_sets(start, stop, nearest, similarity, mutual, mutual_half, half):
+    """Expanded k-reciprocal sets: lengths, members (ascending), similarities (nan: not known)."""
     n, k = nearest.shape
     length = np.zeros(stop - start, np.int64)
     members = np.empty((stop - start) * k, np.int32)
-    weights = np.empty((stop - start) * k, np.float32)
+    known = np.empty((stop - start) * k, np.float32)
     in_own = np.full(n, -1, np.int32)  # the row whose own list last held this member
     in_set = np.full(n, -1, np.int32)
-    known = np.full(n, -1, np.int32)
-    value = np.empty(n)
+    near = np.full(n, -1, np.int32)
+    value = np.empty(n, np.float32)
     total = 0
     for i in range(start, stop):
         members_needed = total + k + k * half
         if members_needed > len(members):
             members = _grown(members, members_needed)
-            weights = _grown(weights, members_needed)
+            known = _grown(known, members_needed)
         first = total
         for r in range(k):
             j = nearest[i, r]
-            known[j], value[j] = i, similarity[i, r]
+            near[j], value[j] = i, similarity[i, r]
             if mutual[i, r]:
                 in_own[j], in_set[j] = i, i
                 members[total] = j
@@ -197,24 +199,35 @@ def reciprocal_weights(start, stop, nearest, similarity, mutual, mutual_half, ha
                         members[total] = j
                         total += 1
         members[first:total].sort()
-        largest = -np.inf
         for m in range(first, total):
             j = members[m]
-            if known[j] != i:
-                value[j] = np.float32(dot(rows[i], rows[j]) * scale[i] * scale[j])
-            largest = max(largest, value[j])
-        normaliser = 0.0
-        for m in range(first, total):
-            normaliser += np.exp(2 * (value[members[m]] - largest))
-        kept = first
-        for m in range(first, total):
-            weight = np.float32(np.exp(2 * (value[members[m]] - largest)) / normaliser)
-            if weight > 0:
-                members[kept], weights[kept] = members[m], weight
-                kept += 1
-        total = kept
+            known[m] = value[j] if near[j] == i else np.nan
         length[i - start] = total - first
-    return length, members[:total].copy(), weights[:total].copy()
+    return length, members[:total].copy(), known[:total].copy()
+
+
+@compiled()
+def fill_similarities(start, stop, indptr, members, similarity, rows, scale):
+    """Compute the similarities that are not known."""
+    for i in range(start, stop):
+        for p in range(indptr[i], indptr[i + 1]):
+            if np.isnan(similarity[p]):
+                j = members[p]
+                similarity[p] = dot(rows[i], rows[j]) * scale[i] * scale[j]
+
+
+@compiled()
+def softmax_weights(start, stop, indptr, similarity, weights):
+    """Softmax of twice the similarities of every row."""
+    for i in range(start, stop):
+        first, last = indptr[i], indptr[i + 1]
+        largest, normaliser = -np.inf, 0.0
+        for p in range(first, last):
+            largest = max(largest, np.float64(similarity[p]))
+        for p in range(first, last):
+            normaliser += np.exp(2 * (similarity[p] - largest))
+        for p in range(first, last):
+            weights[p] = np.exp(2 * (similarity[p] - largest)) / normaliser
 
 
 @compiled()

@@ -441,7 +441,7 @@ def _batches(
         match = plan.match
     elif recipe.sampling == "shared" and (plan.matching or recipe.true_labels):
         labels, shared = (plan.labels.shared_visible, plan.labels.shared_infrared), True
-    there = [label[label >= 0].unique() for label in labels]
+    there = [torch.unique(label[label >= 0]) for label in labels]
     drawable = len(there[0][torch.isin(*there)]) if shared else min(map(len, there))
     clusters = min(max(1, settings.batch_size // (2 * settings.num_instances)), drawable)
     sampler = PairSampler(
