@@ -178,23 +178,34 @@ def _search_cpu(metric: Metric, k: int) -> Neighbors:
     best = (score, np.empty(score.shape, np.int32), np.zeros(n, np.int32),
             np.full(n, graph.LOWEST, np.float32))  # fmt: skip
     wanted = max(k - own, 1)  # besides the row itself
-    buffer = torch.empty(min(ROW_TILE, n) * min(COLUMN_TILE, m))
-    for first_row in range(0, n, ROW_TILE):
-        left = left32[first_row : first_row + ROW_TILE]
-        for first_column in range(first_row if own else 0, m, COLUMN_TILE):
-            right = right32[first_column : first_column + COLUMN_TILE]
-            tile = buffer[: len(left) * len(right)].view(len(left), len(right))
-            torch.mm(left, right.T, out=tile)
-            state = tile.numpy(), first_row, first_column, wanted, own, exact, fast, best
-            in_threads(graph.filter_rows, len(left), *state, chunk=128)
-            if own:  # what is not on the diagonal serves the other side as well
-                seen = max(first_row + len(left) - first_column, 0)
-                in_threads(graph.filter_columns, len(right), *state, first=seen, chunk=512)
+    buffer = torch.empty(min(ROW_TILE, n) * min(max(ROW_TILE, COLUMN_TILE), m))
+    for left, right, mirrored in _tiles(n, m, own):
+        shape = left.stop - left.start, right.stop - right.start
+        tile = buffer[: shape[0] * shape[1]].view(shape)
+        torch.mm(left32[left], right32[right].T, out=tile)
+        state = tile.numpy(), left.start, right.start, wanted, own, exact, fast, best
+        in_threads(graph.filter_rows, shape[0], *state, chunk=128)
+        if mirrored:
+            in_threads(graph.filter_columns, shape[1], *state, chunk=512)
     indices = np.empty((n, k), np.int64)
     similarity = np.empty((n, k), np.float32)
     query_scale = metric.query_scale.numpy()
     in_threads(graph.select_nearest, n, k, own, exact, query_scale, best, indices, similarity)
     return Neighbors(torch.from_numpy(indices), torch.from_numpy(similarity))
+
+
+def _tiles(n: int, m: int, own: bool) -> Iterator[tuple[slice, slice, bool]]:
+    """Rows and columns of each tile, and whether its columns are queries as well.
+
+    A search of the rows' own kind needs one half only. Its diagonal comes first: rows in the order
+    of a data set have most of their neighbours there, and what comes later rarely beats them.
+    """
+    blocks = [slice(start, min(start + ROW_TILE, n)) for start in range(0, n, ROW_TILE)]
+    if own:
+        yield from ((block, block, False) for block in blocks)
+    for block in blocks:
+        for start in range(block.stop if own else 0, m, COLUMN_TILE):
+            yield block, slice(start, min(start + COLUMN_TILE, m)), own
 
 
 def _search_device(

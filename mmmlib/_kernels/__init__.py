@@ -33,11 +33,9 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     return decorate
 
 
-def in_threads(
-    kernel: Callable[..., Any], stop: int, *arguments: Any, first: int = 0, chunk: int = 1024
-) -> list[Any]:
-    """``kernel(start, stop, *arguments)`` for chunks of ``range(first, stop)``, in order."""
-    bounds = [(start, min(start + chunk, stop)) for start in range(first, stop, chunk)]
+def in_threads(kernel: Callable[..., Any], n: int, *arguments: Any, chunk: int = 1024) -> list[Any]:
+    """``kernel(start, stop, *arguments)`` for chunks of ``range(n)``, results in order."""
+    bounds = [(start, min(start + chunk, n)) for start in range(0, n, chunk)]
     threads = min(torch.get_num_threads(), len(bounds))
     if threads <= 1:
         return [kernel(*bound, *arguments) for bound in bounds]
