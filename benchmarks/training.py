@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import subprocess
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,7 +23,8 @@ RESULTS = Path(__file__).parent / "results" / "training.jsonl"
 # Other rows of the table: a recipe, settings of its own, and a part left out.
 VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "mmm-1": ("mmm", {"num_memories": 1}, ""),
-    "mmm-unshared": ("mmm", {}, "shared_nce"),
+    "mmm-shared-1": ("mmm-shared", {"num_memories": 1}, ""),
+    "mmm-unshared": ("mmm-shared", {}, "shared_nce"),
 }
 
 
@@ -58,10 +60,17 @@ def run(name: str, settings: Settings) -> dict[str, Any]:
         seconds = sum(row.get("seconds", 0.0) for row in log.rows)
         last = log.rows[-1]
     return {
-        "name": name, "seed": settings.seed, "dataset": settings.dataset,
+        "name": name, "commit": commit(), "seed": settings.seed, "dataset": settings.dataset,
         "settings": {**asdict(settings), "data_dir": None}, "last": last, "random": curve[0],
         "curve": curve, "seconds": seconds, "environment": environment(),
     }  # fmt: skip
+
+
+def commit() -> str:
+    """The commit that runs."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def finished(results: Path) -> list[dict[str, Any]]:
@@ -77,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--data-dir")
     parser.add_argument(
-        "--recipe", nargs="+", required=True, help="recipes, or mmm-1, mmm-unshared"
+        "--recipe", nargs="+", required=True, help=f"recipes, or {', '.join(VARIANTS)}"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--threads", type=int, default=1)

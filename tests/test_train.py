@@ -61,7 +61,7 @@ def test_the_report_tells_the_result_and_needs_nothing_else(finished: Path) -> N
     assert command in page
 
 
-@pytest.mark.parametrize("recipe", ["baseline", "mbccm", "oracle"])
+@pytest.mark.parametrize("recipe", ["baseline", "mbccm", "mmm-shared", "oracle"])
 def test_every_recipe_runs(recipe: str, tmp_path: Path) -> None:
     arguments = ["train", "-d", "synthetic", "--recipe", recipe, "--logs-dir", str(tmp_path)]
     assert main([*arguments, "--quiet"]) == 0
@@ -163,7 +163,7 @@ def test_flags_win_over_an_earlier_run_which_wins_over_presets(tmp_path: Path) -
         ),
         (
             ["train", "-d", "synthetic", "--recipe", "best"],
-            "mmmlib train: --recipe must be one of baseline, mmm, mbccm, oracle, got 'best'\n",
+            "mmmlib train: --recipe must be one of baseline, mmm, mmm-shared, mbccm, oracle, got 'best'\n",
         ),
         (
             ["train", "-d", "landsat"],

@@ -75,7 +75,11 @@ class Recipe(NamedTuple):
 
 INTRA = (Part("visible_nce"), Part("infrared_nce"))
 
-ALONE = 0.3  # MMM: share of the clustering epochs in which each modality is still on its own
+ALONE = 0.3  # share of the clustering epochs in which each modality is still on its own
+MMM = (
+    "Shi et al. Multi-Memory Matching for Unsupervised Visible-Infrared Person "
+    "Re-Identification. ECCV 2024"
+)
 
 RECIPES: dict[str, Recipe] = {
     "baseline": Recipe(
@@ -83,6 +87,18 @@ RECIPES: dict[str, Recipe] = {
         source="Dai et al. Cluster Contrast for Unsupervised Person Re-Identification. ACCV 2022",
     ),
     "mmm": Recipe(
+        parts=(
+            *INTRA,
+            Part("joint_nce"),
+            Part("alignment_intra", weight=0.5),
+            Part("alignment_inter", weight=0.05, start=15 / 80),
+        ),
+        match=matching.multi_memory_match,
+        sampling="shared",
+        joint=True,
+        source=MMM,
+    ),
+    "mmm-shared": Recipe(
         parts=(
             *INTRA,
             Part("joint_nce", start=ALONE),
@@ -94,8 +110,7 @@ RECIPES: dict[str, Recipe] = {
         match_start=ALONE,
         sampling="shared",
         joint=True,
-        source="Shi et al. Multi-Memory Matching for Unsupervised Visible-Infrared Person "
-        "Re-Identification. ECCV 2024",
+        source=f"after {MMM}",
     ),
     "mbccm": Recipe(
         parts=(
