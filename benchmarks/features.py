@@ -8,6 +8,8 @@ from torch.nn.functional import normalize
 
 __all__ = ["Features", "make_features"]
 
+DIRECTIONS = 128  # in which the rows vary, whatever their width
+
 
 class Features(NamedTuple):
     """Unit rows and what is known about them."""
@@ -17,43 +19,43 @@ class Features(NamedTuple):
     modality: Tensor  # 0 visible, 1 infrared
 
 
-def make_features(
-    n: int, dim: int, *, spread: float = 0.8, outliers: float = 0.2, seed: int = 0
-) -> Features:
-    """Draw rows whose density is uneven.
+def make_features(n: int, dim: int, *, calm: bool = False, seed: int = 0) -> Features:
+    """Draw rows whose density is uneven, ordered by identity.
 
-    Identities have 2 to 60 rows, log-uniform. An identity has its own tightness and three poses,
-    a camera shifts its rows, and a twentieth of the rows (blurred images, say) lean to the common
-    mean: these are the hubs of the neighbour lists. Outliers hardly resemble their identity. The
-    rows are ordered by identity.
+    An identity has 2 to 60 rows, log-uniform, a tightness of its own and three poses, and looks
+    like some others (the same clothes, say). A camera shifts its rows. A fiftieth of the rows lie
+    nearer to the common mean (blurred images): the hubs of the neighbour lists. A fifth resemble
+    their identity less, down to not at all, and point in directions of their own instead; most
+    end as noise.
 
     Args:
         n: Rows.
         dim: Their width.
-        spread: Scales what separates the rows of an identity; more gives more noise.
-        outliers: Share of the rows that mostly end as noise.
+        calm: 60 to 120 rows an identity and a hundredth outliers: about 1% noise.
         seed: Decides all draws.
     """
     generator = torch.Generator().manual_seed(seed)
-    sizes = (2 * 30 ** torch.rand(n, generator=generator)).long()
+
+    def normal(rows: int, width: int = DIRECTIONS) -> Tensor:
+        return torch.randn(rows, width, generator=generator) / width**0.5
+
+    def uniform(rows: int) -> Tensor:
+        return torch.rand(rows, 1, generator=generator)
+
+    def draw(choices: int, rows: int) -> Tensor:
+        return torch.randint(choices, (rows,), generator=generator)
+
+    least, most, outliers = (60, 120, 0.01) if calm else (2, 60, 0.2)
+    sizes = (least * (most / least) ** uniform(n)[:, 0]).long()
     identities = torch.arange(n).repeat_interleave(sizes)[:n]
-    n_identities = int(identities.max()) + 1
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, dim, generator=generator) / dim**0.5
-
-    centres = normal(n_identities)
-    poses = 0.6 * normal(3 * n_identities)
-    camera = torch.randint(6, (n,), generator=generator)
-    tightness = 0.6 + 0.8 * torch.rand(n_identities, generator=generator)
-    pose = 3 * identities + torch.randint(3, (n,), generator=generator)
-    hub = (torch.rand(n, 1, generator=generator) < 0.05).float()
-    alike = 1 - 0.85 * (torch.rand(n, 1, generator=generator) < outliers).float()
-    common, cameras = normal(1), 0.3 * normal(6)
-    rows = torch.empty(n, dim)
-    for part in torch.split(torch.arange(n), 8192):  # bounds the memory that making them takes
-        own = alike[part] * (centres[identities[part]] + spread * poses[pose[part]])
-        noise = spread * tightness[identities[part], None] * normal(len(part))
-        mixed = own * (1 - 0.5 * hub[part]) + common * (0.8 + 0.8 * hub[part])
-        rows[part] = normalize(mixed + spread * cameras[camera[part]] + noise)
-    return Features(rows, identities, (camera >= 4).long())
+    people = int(identities.max()) + 1
+    clothes = normal(people // 4 + 1)[draw(people // 4 + 1, people)]
+    centres, poses = 0.8 * clothes + 0.6 * normal(people), 0.5 * normal(3 * people)
+    tightness, camera = (0.5 + 0.6 * uniform(people))[identities], draw(6, n)
+    alike = torch.where(uniform(n) < outliers, 0.8 * uniform(n), 1.0)
+    sharp = torch.where(uniform(n) < 0.02, 0.6, 1.0)
+    rows = alike * (centres[identities] + poses[3 * identities + draw(3, n)])
+    rows += (1 - alike**2).sqrt() * normal(n) + tightness * normal(n)
+    rows = sharp * rows + 0.8 * normal(1) + 0.25 * normal(6)[camera]
+    rows = rows @ normal(DIRECTIONS, dim)
+    return Features(normalize(rows, out=rows), identities, (camera >= 4).long())

@@ -2,10 +2,12 @@
 
 import json
 import statistics
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import training, windows
+from benchmarks import clustering, training, windows
 
 DOCS = Path(__file__).parent.parent / "docs" / "generated"
 ROWS = {
@@ -13,13 +15,15 @@ ROWS = {
     "mbccm": "`mbccm`",
     "mmm": "`mmm`",
     "mmm-1": "`mmm`, one memory instead of four",
-    "mmm-unshared": "`mmm` without contrast of matched labels",
-    "oracle": "true labels (ceiling)",
+    "mmm-shared": "`mmm-shared`",
+    "mmm-shared-1": "`mmm-shared`, one memory instead of four",
+    "mmm-unshared": "`mmm-shared` without contrast of matched labels",
+    "oracle": "`oracle`: true labels",
 }
 SCORES = ("rank_1", "mean_ap", "ari_all", "pair_precision")
 TRAINING_HEAD = (
-    "| training | seeds | Rank-1 (%) | mAP (%) | ARI-all | pair precision (%) | seconds a run |",
-    "|---|---|---|---|---|---|---|",
+    "| training | seeds | Rank-1 (%) | mAP (%) | ARI-all | pair precision (%) |",
+    "|---|---|---|---|---|---|",
 )
 WINDOWS_HEAD = (
     "| memories | assignment | right (%) | damaged: precision (%) | recall (%) |",
@@ -28,21 +32,19 @@ WINDOWS_HEAD = (
 
 
 def spread(values: list[float], percent: bool = True) -> str:
-    """Mean and standard deviation."""
-    mean = statistics.mean(values)
-    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return (
-        f"{100 * mean:.1f} ± {100 * deviation:.1f}"
-        if percent
-        else (f"{mean:.3f} ± {deviation:.3f}")
-    )
+    """Mean and standard deviation; of a single value no deviation."""
+    factor, digits = (100, 1) if percent else (1, 3)
+    text = f"{factor * statistics.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return text
+    return f"{text} ± {factor * statistics.stdev(values):.{digits}f}"
 
 
 def training_table(runs: list[dict[str, Any]]) -> str:
     """One table for each data set: mean and standard deviation over the seeds."""
     lines: list[str] = []
     for dataset in ("hubble", "landsat"):
-        own = [row for row in runs if row["dataset"] == dataset]
+        own = [row for row in runs if row["dataset"] == dataset and _of_today(row)]
         lines += [f"**{dataset}**", "", *TRAINING_HEAD]
         lines += [
             _training_row(text, [row for row in own if row["name"] == name])
@@ -54,12 +56,17 @@ def training_table(runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _of_today(run: dict[str, Any]) -> bool:
+    """Whether a run has the settings that its row of the table would have now."""
+    settings = training.settings_of(run["name"], run["dataset"], None, run["seed"])
+    return bool(run["settings"] == asdict(settings))
+
+
 def _training_row(text: str, rows: list[dict[str, Any]]) -> str:
     last = {key: [row["last"][key] for row in rows] for key in SCORES}
     cells = [spread(values, key != "ari_all") for key, values in last.items()]
     seeds = ", ".join(str(row["seed"]) for row in rows)
-    seconds = statistics.median(row["seconds"] for row in rows)
-    return f"| {text} | {seeds} | " + " | ".join(cells) + f" | {seconds:.0f} |"
+    return f"| {text} | {seeds} | " + " | ".join(cells) + " |"
 
 
 def windows_table(rows: list[dict[str, Any]]) -> str:
@@ -77,10 +84,105 @@ def windows_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, ""])
 
 
+def clustering_tables(records: list[dict[str, Any]]) -> str:
+    """Seconds, memory, opponents and features of every configuration."""
+    if not records:
+        return "No runs.\n"
+    lines = []
+    for title, head, cells in CLUSTERING:
+        rows = [(_configuration(record), *cells(record)) for record in records]
+        lines += [
+            f"**{title}**",
+            "",
+            _line(("rows x width", *head)),
+            "|---" * (len(head) + 1) + "|",
+        ]
+        lines += [*(_line(row) for row in rows if any(row[1:])), ""]
+    return "\n".join([*lines, *_machines(records), ""])
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _configuration(record: dict[str, Any]) -> str:
+    names = {n: name for name, n in clustering.SIZES.items()}
+    words = [f"{record['n']:,} x {record['dim']}", names.get(record["n"], "")]
+    words += ["balanced"] * record["balanced"] + ["calm"] * record["calm"]
+    words += [f"threads: {record['threads']}" if record["device"] == "cpu" else record["device"]]
+    return ", ".join(word for word in words if word)
+
+
+def _seconds(record: dict[str, Any]) -> list[str]:
+    parts = [record[name]["seconds"] for name in ("neighbours", "graph", "dbscan", "whole", "gemm")]
+    cells = [f"{part:.3g}" for part in parts]
+    if "gemm_half" in record:
+        cells[-1] += f" (float16: {record['gemm_half']['seconds']:.3g})"
+    ratio = record["whole"]["seconds"] / record["gemm"]["seconds"]
+    return [*cells, f"{ratio:.2f}", f"{record['others']:.0%}"]
+
+
+def _memory(record: dict[str, Any]) -> list[str]:
+    n, whole = record["n"], record["whole"]
+    sizes = [4 * n * record["dim"], whole["rise_with_features"], whole["rise"], 8 * n * n]
+    return [*(f"{size / 2**20:,.0f}" for size in sizes), f"{whole['rise'] / n / 1024:.1f}"]
+
+
+def _opponents(record: dict[str, Any]) -> list[str]:
+    own = {"faiss": "neighbours", "published": "whole"}
+    cells = []
+    for name in clustering.OPPONENTS:
+        part = record["opponents"].get(name, {})
+        ours = record[own.get(name, "dbscan")]["seconds"]
+        cells.append(
+            f"{part['seconds']:.3g} ({part['seconds'] / ours:.1f})" if "seconds" in part else ""
+        )
+    part = record["opponents"].get("published", {})
+    return [*cells, f"{part['seconds'] / part['recorded']:.2f}" if "recorded" in part else ""]
+
+
+def _features(record: dict[str, Any]) -> list[str]:
+    about = record["features"]
+    return [
+        f"{about['noise']:.1%}", f"{about['ari']:.2f}", f"{about['ari_clustered']:.2f}",
+        f"{about['mutual']:.1f}", str(about["in_degree"]), f"{about['pairs']:.0f}",
+        f"{about['clusters']} / {about['identities']}",
+    ]  # fmt: skip
+
+
+def _machines(records: list[dict[str, Any]]) -> list[str]:
+    """Where and with what the records were made, each only once."""
+    names = ("gpu", "cpu", "cores", "python", "torch", "numpy", "numba", "scikit-learn", "commit")
+    found = [
+        ", ".join(
+            f"{name} {row['environment'][name]}" for name in names if row["environment"][name]
+        )
+        for row in records
+    ]
+    return [f"Made on: {text}." for text in dict.fromkeys(found)]
+
+
+# Title, head and cells of each table.
+CLUSTERING = (
+    ("Seconds",
+     ("neighbours", "graph", "DBSCAN", "all", "product", "all / product", "others' CPU"), _seconds),
+    ("Peak memory (MiB)",
+     ("features", "rise with them", "rise over them", "two n x n matrices", "KiB a row over them"),
+     _memory),
+    ("Opponents: seconds (times ours)",
+     ("faiss, search", "scikit-learn, dense", "scikit-learn, sparse", "published form, all",
+      "that / recorded"), _opponents),
+    ("Features",
+     ("noise", "ARI", "ARI clustered", "mutual", "largest in-degree", "pairs a row",
+      "clusters / identities"), _features),
+)  # fmt: skip
+
+
 def tables() -> dict[str, str]:
     """The text of every generated file."""
     recorded = json.loads(windows.RESULTS.read_text())["rows"]
     return {
+        "clustering.md": clustering_tables(clustering.recorded(clustering.RESULTS)),
         "training.md": training_table(training.finished(training.RESULTS)),
         "windows.md": windows_table(recorded),
     }

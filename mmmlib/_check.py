@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -129,6 +130,11 @@ def check_sub_prototypes(**sides: tuple[Tensor, Tensor]) -> None:
                 f"{name} weights must have shape {tuple(values.shape[:2])}, "
                 f"got {tuple(weights.shape)}"
             )
+        bad = ~(torch.isfinite(weights) & (weights >= 0))
+        if bad.any():
+            raise ValueError(
+                f"{name} weights must be finite and 0 or above, got {weights[bad][0].item()}"
+            )
         empty = ((weights > 0).sum(dim=1) == 0).nonzero()
         if len(empty):
             row = int(empty[0])
@@ -146,7 +152,7 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 def check_count(name: str, value: object, least: int = 1) -> None:
     """A whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
@@ -160,7 +166,7 @@ def check_number(
     open_high: bool = False,
 ) -> None:
     """A number in an interval, ends included unless open."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, Real) and not isinstance(value, bool)
     inside = number and low <= value <= high  # type: ignore[operator]
     if not inside or (open_low and value == low) or (open_high and value == high):
         left, right = "(" if open_low else "[", ")" if open_high else "]"

@@ -24,7 +24,7 @@ def segment_mean(
 ) -> tuple[Tensor, Tensor]:
     """(Weighted) mean of the rows of each label, and the total weight; label -1 is left out.
 
-    Sums run in float64 and in row order. A segment without weight has a mean of zero.
+    Sums run in float64, on the CPU in row order. A segment without weight has a mean of zero.
     """
     kept = labels >= 0
     rows, labels = rows[kept], labels[kept]

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mmmlib.reference.run import PRESETS, Run, Settings
 
@@ -22,8 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.action(options)
-    except (OSError, ValueError, ArithmeticError, ImportError) as error:
+    except (OSError, ValueError, ArithmeticError) as error:
         print(f"mmmlib {options.command}: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        hint = "pip install 'mmmlib[train]' brings what the training needs"
+        print(f"mmmlib {options.command}: {error}; {hint}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"mmmlib {options.command}: interrupted", file=sys.stderr)
@@ -38,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train on a data set with a recipe")
     train.set_defaults(action=_train)
     for item in fields(Settings):
-        kind = {"int": int, "float": float}.get(_kind(item.type), str)
+        kind = next(
+            (kind for kind in (int, float) if kind in (item.type, *get_args(item.type))), str
+        )
         default = "" if item.default in (None, MISSING) else f" (default {item.default})"
         train.add_argument(
             *item.metadata["names"], dest=item.name, type=kind, default=argparse.SUPPRESS,
@@ -52,11 +58,6 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(action=_report)
     report.add_argument("run", type=Path, nargs="+", help="folder of a run")
     return parser
-
-
-def _kind(annotation: Any) -> str:
-    name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
-    return name or str(annotation).split(" | ")[0]
 
 
 def settings_from(options: dict[str, Any], config: Path | None = None) -> Settings:
@@ -82,6 +83,7 @@ def _train(options: argparse.Namespace) -> None:
     if settings.recipe not in recipes.RECIPES:
         known = ", ".join(recipes.RECIPES)
         raise ValueError(f"--recipe must be one of {known}, got {settings.recipe!r}")
+    _check_device(settings.device)
     loaded = data.load(
         settings.dataset, settings.data_dir, seed=settings.seed, jitter=settings.jitter,
         height=settings.height, width=settings.width,
@@ -91,6 +93,15 @@ def _train(options: argparse.Namespace) -> None:
     run.say(f"{settings.recipe} on {settings.dataset}, seed {settings.seed}, into {folder}")
     train(loaded, recipes.RECIPES[settings.recipe], settings, run)
     run.say(f"report: {write_report(folder)}")
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device must be one that torch can use here, got {device!r}") from error
 
 
 def _new_folder(folder: Path) -> Path:

@@ -90,7 +90,7 @@ def _memory_cost(left: SubPrototypes, right: SubPrototypes, direction: Direction
     cost = torch.zeros(shape, dtype=torch.float64, device=device)
     if not cost.numel():
         return cost
-    centre = right.values.double().mean(dim=(0, 1))  # shrinks the cancellation below
+    centre = right.values.detach().double().mean(dim=(0, 1))  # shrinks the cancellation below
     real = [side.weights > 0 for side in (left, right)]
     rows = [side.values.detach().double() - centre for side in (left, right)]
     share = [part.shape[1] / part.sum(dim=1).double() for part in real]
@@ -136,8 +136,8 @@ def match_costs(
     ``"nearest"`` gives every cluster of either side its cheapest partner; ``"mutual"`` keeps the
     pairs that choose one another; ``"one_to_one"`` pairs as many clusters as possible at least
     total cost; ``"balanced"`` gives every cluster of the larger side one partner, loads as even as
-    possible, at least total cost; ``"progressive"`` and ``"bilateral"`` are those of
-    ``progressive_match`` and ``bilateral_match``.
+    possible, at least total cost (forbidden pairs can leave clusters over); ``"progressive"`` and
+    ``"bilateral"`` are those of ``progressive_match`` and ``bilateral_match``.
 
     Args:
         cost: Lower is closer; ``inf`` forbids a pair. For a transport plan pass ``-plan``.

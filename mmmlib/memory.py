@@ -69,8 +69,8 @@ def update_memory(
     Raises:
         TypeError: If an input is not a tensor.
         ValueError: If an argument is out of range or of another shape, or ``groups`` is given
-            with another rule. Values are looked at on the CPU only; on a GPU a label out of
-            range counts as -1.
+            with another rule. Labels out of range are refused on the CPU; on a GPU they count
+            as -1.
 
     Example:
         >>> memory = torch.tensor([[1.0, 0.0]])

@@ -3,22 +3,26 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from benchmarks import tables, training, windows
+from benchmarks import clustering, published, tables, training, windows
+from benchmarks.features import make_features
+from mmmlib.clustering import jaccard_graph
 
 
 def test_training_appends_a_line_a_run_and_skips_those_present(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = tmp_path / "training.jsonl"
-    arguments = ["--data", "synthetic", "--recipe", "mmm-unshared", "mmm-1", "--seeds", "1"]
+    arguments = ["--data", "synthetic", "--recipe", "mmm-unshared", "mmm-shared-1", "--seeds", "1"]
     training.main([*arguments, "--json", str(results)])
     assert len(capsys.readouterr().out.splitlines()) == 2
     training.main([*arguments, "--json", str(results)])
     assert capsys.readouterr().out == ""
     rows = [json.loads(line) for line in results.read_text().splitlines()]
-    assert [row["name"] for row in rows] == ["mmm-unshared", "mmm-1"]
+    assert [row["name"] for row in rows] == ["mmm-unshared", "mmm-shared-1"]
     assert rows[1]["settings"]["num_memories"] == 1
     assert "loss_shared_nce" in rows[1]["last"]
     assert "loss_shared_nce" not in rows[0]["last"]
@@ -34,6 +38,66 @@ def test_windows_counts_right_pairs() -> None:
     assert four > 0.85
     assert four > one + 0.15
     assert found["damaged", 4, "balanced"]["recall"] > found["damaged", 1, "balanced"]["recall"]
+
+
+def test_clustering_keeps_one_record_a_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "clustering.json"
+    arguments = ["--sizes", "300", "--dim", "64", "--threads", "1", "--repeats", "1"]
+    clustering.main([*arguments, "--json", str(results)])
+    (record,) = clustering.recorded(results)
+    opponents = [part for part in record["opponents"].values() if "skipped" not in part]
+    assert len(opponents) >= 3  # faiss need not be there
+    assert all(part["same"] > 0.99 for part in opponents)
+    assert record["whole"]["rise_with_features"] >= 4 * 300 * 64
+    assert capsys.readouterr().out.startswith("300 x 64, cpu, threads: 1\n")
+    assert "| 300 x 64, threads: 1 |" in tables.clustering_tables([record])
+
+    clustering.main([*arguments, "--json", str(results), "--opponents"])
+    (record,) = clustering.recorded(results)
+    assert record["opponents"] == {}
+
+
+def test_the_benchmark_runs_each_size_with_each_number_of_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[clustering.Configuration] = []
+    monkeypatch.setattr(clustering, "in_fresh_process", lambda config: made.append(config))
+    monkeypatch.setattr(clustering, "keep", lambda record, path: None)
+    clustering.main(["--large", "--published", "--threads", "1", "2"])
+    sizes = [4120, 11909, 22258, 34167, 100_000, 200_000]
+    sizes += 2 * [1000, 2000, 4000, 8000]
+    assert [(config.n, config.threads) for config in made] == [
+        (n, t) for n in sizes for t in (1, 2)
+    ]
+    assert clustering.recorded_seconds(made[-1]) == 71.3
+    assert clustering.recorded_seconds(made[0]) is None
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_published_form_gives_our_distances(balanced: bool) -> None:
+    made = make_features(300, 64)
+    groups = made.modality if balanced else None
+    ours = jaccard_graph(made.rows, k1=12, k2=5, groups=groups, max_distance=1.0).to_dense()
+    ranked = published.neighbours(made.rows, 12)
+    theirs = published.distance(made.rows, ranked, 5, made.modality.numpy() if balanced else None)
+    off = ~np.eye(300, dtype=bool)  # the published diagonal is only nearly 0
+    np.testing.assert_allclose(theirs[off], ours.numpy()[off], atol=1e-5)
+
+
+@pytest.mark.parametrize(("calm", "least", "most"), [(False, 0.1, 0.3), (True, 0.002, 0.03)])
+def test_the_features_are_as_dense_as_those_of_a_training(
+    calm: bool, least: float, most: float
+) -> None:
+    config = clustering.Configuration(2000, 256, 1, calm=calm, repeats=1)
+    made = clustering.features_of(config, config.n)
+    torch.testing.assert_close(made.rows.norm(dim=1), torch.ones(2000))
+    about = clustering.statistics(clustering.stages(made, config)[0])
+    assert least < about["noise"] < most
+    assert 0.4 < about["ari_clustered"] < 0.9
+    assert 10 < about["mutual"] < 25
+    assert 60 < about["in_degree"] < 400
 
 
 def test_the_generated_pages_are_up_to_date() -> None:

@@ -454,3 +454,9 @@ def test_errors_of_soft_targets():
         found.soft_targets(ints(0, 1, 2))
     with refuses("balance must be in [0, 1], got 1.5"):
         found.soft_targets(ints(0, 1, 1), balance=1.5)
+
+
+@pytest.mark.parametrize("form", ["paper", "code"])
+def test_losses_at_the_ends_of_float64_stay_finite(form):
+    losses = torch.tensor([1e308, -1e308, 0.0, 1e307], dtype=torch.float64)
+    assert torch.isfinite(clean_probability(losses, form=form)).all()

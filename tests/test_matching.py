@@ -962,3 +962,19 @@ def test_every_named_matcher_takes_the_common_options(matcher):
     steady = matcher(visible, infrared, previous=swapped, inertia=100.0)
     assert (steady.matched & swapped.matched).sum() == 4
     assert torch.equal(steady.cost, everyone.cost)
+
+
+def test_costs_and_matches_carry_no_gradient():
+    visible, infrared = (torch.randn(4, 3, 8, requires_grad=True) for _ in range(2))
+    assert not memory_cost(visible, infrared).requires_grad
+    for matcher in (multi_memory_match, bilateral_match, progressive_match, nearest_match):
+        assert not matcher(visible, infrared).cost.requires_grad
+
+
+@pytest.mark.parametrize("bad", [math.nan, -0.5, math.inf])
+def test_errors_weights_of_memories_must_be_finite_and_not_negative(bad):
+    values, weights = torch.randn(2, 2, 3), torch.ones(2, 2)
+    weights[1, 0] = bad
+    sentence = f"visible weights must be finite and 0 or above, got {bad}"
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        memory_cost(SubPrototypes(values, weights), values)

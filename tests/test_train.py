@@ -163,7 +163,8 @@ def test_flags_win_over_an_earlier_run_which_wins_over_presets(tmp_path: Path) -
         ),
         (
             ["train", "-d", "synthetic", "--recipe", "best"],
-            "mmmlib train: --recipe must be one of baseline, mmm, mmm-shared, mbccm, oracle, got 'best'\n",
+            "mmmlib train: --recipe must be one of "
+            "baseline, mmm, mmm-shared, mbccm, oracle, got 'best'\n",
         ),
         (
             ["train", "-d", "landsat"],
@@ -212,3 +213,71 @@ def test_settings_have_a_flag_each() -> None:
     assert {"-d", "--data-dir", "-b", "--num-instances", "--eps", "--k1", "--k2", "--temp"} <= {
         *names
     }
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--iters", "0"], "--iters must be a whole number of at least 1, got 0"),
+        (["--num-instances", "0"], "--num-instances must be a whole number of at least 1, got 0"),
+        (["--negative", "2"], "--negative must be in [0, 1], got 2.0"),
+        (["--temp", "0"], "--temp must be in (0, inf), got 0.0"),
+        (["--eps", "1"], "--eps must be in [0, 1), got 1.0"),
+        (["--epochs", "-1"], "--epochs must be a whole number of at least 0, got -1"),
+        (["--device", "foo"], "--device must be one that torch can use here, got 'foo'"),
+    ],
+)
+def test_errors_of_flags_name_the_flag_and_leave_no_folder(
+    flags: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "-d", "synthetic", "--logs-dir", str(tmp_path / "runs"), *flags]) == 2
+    assert capsys.readouterr().err == f"mmmlib train: {sentence}\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_of_a_config_name_what_is_no_setting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "args.json"
+    config.write_text(json.dumps({"dataset": "synthetic", "speed": 3}))
+    assert main(["train", "--config", str(config)]) == 2
+    sentence = "mmmlib train: config must hold settings of a run, got speed\n"
+    assert capsys.readouterr().err == sentence
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sentence"),
+    [
+        (
+            Recipe(parts=(Part("sharednce"),)),
+            f"recipe must be made of functions and {', '.join(LOSSES)}, got 'sharednce'",
+        ),
+        (
+            RECIPES["mmm-shared"]._replace(match_start=0.5),
+            "recipe must match with sampling='shared' before shared_nce begins, "
+            "got sampling='shared' from 0.5 on",
+        ),
+        (
+            Recipe(parts=(Part("joint_nce"),)),
+            "recipe must have joint=True for joint_nce, got joint=False",
+        ),
+    ],
+)
+def test_errors_of_a_recipe_come_before_the_training(
+    recipe: Recipe, sentence: str, tmp_path: Path
+) -> None:
+    settings = settings_from({"dataset": "synthetic"})
+    run = Run(tmp_path, settings, quiet=True)
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        train(data.load("synthetic", seed=1), recipe, settings, run)
+    assert not run.rows
+
+
+def test_errors_of_a_loss_that_is_not_finite_name_the_epoch(tmp_path: Path) -> None:
+    def broken(step: Step) -> torch.Tensor:
+        return step.both().sum() * float("nan")
+
+    settings = settings_from({"dataset": "synthetic", "epochs": 1})
+    run = Run(tmp_path, settings, quiet=True)
+    with pytest.raises(ArithmeticError, match=r"^loss must be finite, got nan in epoch 1$"):
+        train(data.load("synthetic", seed=1), Recipe(parts=(Part(broken),)), settings, run)

@@ -60,7 +60,7 @@ class Recipe(NamedTuple):
             ``"matched"`` draws matched pairs of clusters; before, and with ``"separate"``, each
             modality is drawn alone.
         joint: Whether both modalities are clustered together as well (CMC).
-        true_labels: Whether identities take the place of clusters (a ceiling, not a method).
+        true_labels: Whether identities take the place of clusters (no method can have them).
         source: Where it was published.
     """
 
@@ -130,6 +130,6 @@ RECIPES: dict[str, Recipe] = {
         sampling="shared",
         joint=True,
         true_labels=True,
-        source="training with the true labels: the ceiling",
+        source="training with the true labels",
     ),
 }

@@ -37,8 +37,8 @@ _COLOURS = ("#2f6fde", "#d9542b", "#2a9d6f", "#9557c9", "#b58900", "#5b7083")
 _CHARTS: tuple[tuple[str, str, dict[str, str], bool], ...] = (
     ("Retrieval", "Infrared test images searched among the visible ones.",
      {"rank_1": "Rank-1", "mean_ap": "mAP", "mean_inp": "mINP"}, True),
-    ("Agreement with the truth", "Adjusted Rand index of the pseudo-labels, noise as one cluster; "
-     "the truth is used for this curve only.",
+    ("Agreement with the truth", "Adjusted Rand index of the clusters of each modality alone and "
+     "of the labels that both share, noise as one cluster; the truth is used for this curve only.",
      {"ari_visible": "visible", "ari_infrared": "infrared", "ari_all": "both, shared labels"},
      False),
     ("Cross-modality pairs", "A visible and an infrared image with one shared label: how many such "
@@ -47,7 +47,8 @@ _CHARTS: tuple[tuple[str, str, dict[str, str], bool], ...] = (
     ("Clusters", "Found in each modality alone, and clusters of both together that hold both.",
      {"visible_clusters": "visible", "infrared_clusters": "infrared", "joint_clusters": "joint"},
      False),
-    ("Noise and matches", "Images left out as noise, and visible clusters with a partner.",
+    ("Noise and matches", "Images left out as noise, and visible clusters with a partner once "
+     "they are matched.",
      {"visible_noise": "visible noise", "infrared_noise": "infrared noise", "matched": "matched"},
      True),
 )  # fmt: skip

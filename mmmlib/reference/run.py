@@ -8,12 +8,14 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 import mmmlib
+from mmmlib._check import check_count, check_number
 
 __all__ = ["PRESETS", "Run", "Settings", "command_of", "environment"]
 
@@ -60,6 +62,30 @@ class Settings:
     warm_up_temp: float = _flag("--warm-up-temp", about="that of the warm-up", default=0.1)
     num_memories: int = _flag("--num-memories", about="memories per cluster", default=4)
 
+    def __post_init__(self) -> None:
+        flags = {item.name: item.metadata["names"][-1] for item in fields(self)}
+        for name, least in _COUNTS.items():
+            if getattr(self, name) is not None:
+                check_count(flags[name], getattr(self, name), least)
+        for name, (low, high) in _RANGES.items():
+            check_number(
+                flags[name], getattr(self, name), low, high,
+                open_low=name in _ABOVE, open_high=high == inf or name in ("eps", "joint_eps"),
+            )  # fmt: skip
+        check_number("--seed", self.seed, 0, 2**63 - 1)
+
+
+_COUNTS = {
+    "height": 1, "width": 1, "jitter": 0, "pad": 0, "batch_size": 2, "num_instances": 1,
+    "warm_up": 0, "epochs": 0, "iters": 1, "step_size": 1, "dim": 1, "k1": 1, "k2": 1,
+    "joint_k1": 1, "joint_k2": 1, "num_memories": 1,
+}  # fmt: skip
+_RANGES = {
+    "erase": (0, 1), "contrast": (0, 1), "negative": (0, 1), "eps": (0, 1), "joint_eps": (0, 1),
+    "momentum": (0, 1), "lr": (0, inf), "weight_decay": (0, inf), "temp": (0, inf),
+    "warm_up_temp": (0, inf),
+}  # fmt: skip
+_ABOVE = ("lr", "temp", "warm_up_temp")  # these may not be 0
 
 PRESETS: dict[str, dict[str, Any]] = {
     "hubble": {},

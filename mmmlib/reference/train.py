@@ -187,6 +187,14 @@ LOSSES: dict[str, Callable[[Step], Tensor]] = {
     )
 }  # fmt: skip
 
+# The sampling that makes the memories which a loss reads.
+SAMPLING = {
+    "shared_nce": "shared",
+    "agnostic_visible_nce": "matched",
+    "agnostic_infrared_nce": "matched",
+    "consistency": "matched",
+}
+
 
 def train(data: DataSet, recipe: Recipe, settings: Settings, run: Run) -> dict[str, float]:
     """Train from scratch; the last row of the metrics.
@@ -197,6 +205,7 @@ def train(data: DataSet, recipe: Recipe, settings: Settings, run: Run) -> dict[s
         settings: Every number of the run.
         run: Where it logs to.
     """
+    _check_recipe(recipe)
     generator = torch.Generator().manual_seed(settings.seed)
     model = _model(data, settings)
     optimizer = torch.optim.Adam(
@@ -224,6 +233,24 @@ def train(data: DataSet, recipe: Recipe, settings: Settings, run: Run) -> dict[s
         run.save(model=model.state_dict(), optimizer=optimizer.state_dict(), epoch=number,
                  labels=plan.labels._asdict(), match=plan.match._asdict())  # fmt: skip
     return row
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    """Refuse a part that is not known, or whose memory would not be there when it begins."""
+    for part in recipe.parts:
+        if not callable(part.loss) and part.loss not in LOSSES:
+            raise ValueError(
+                f"recipe must be made of functions and {', '.join(LOSSES)}, got {part.loss!r}"
+            )
+        sampling = SAMPLING.get(part.name)
+        early = recipe.match is None or part.start < recipe.match_start
+        if sampling and (recipe.sampling != sampling or early):
+            raise ValueError(
+                f"recipe must match with sampling={sampling!r} before {part.name} begins, "
+                f"got sampling={recipe.sampling!r} from {recipe.match_start:g} on"
+            )
+        if part.loss == "joint_nce" and not recipe.joint:
+            raise ValueError("recipe must have joint=True for joint_nce, got joint=False")
 
 
 def _row(
@@ -441,7 +468,13 @@ def _batches(
         match = plan.match
     elif recipe.sampling == "shared" and (plan.matching or recipe.true_labels):
         labels, shared = (plan.labels.shared_visible, plan.labels.shared_infrared), True
-    there = [torch.unique(label[label >= 0]) for label in labels]
+    drawn = labels
+    if match is not None:  # only what has a partner
+        drawn = (
+            torch.where(match.to_infrared_labels(labels[0]) >= 0, labels[0], -1),
+            torch.where(match.to_visible_labels(labels[1]) >= 0, labels[1], -1),
+        )
+    there = [torch.unique(label[label >= 0]) for label in drawn]
     drawable = len(there[0][torch.isin(*there)]) if shared else min(map(len, there))
     clusters = min(max(1, settings.batch_size // (2 * settings.num_instances)), drawable)
     sampler = PairSampler(
@@ -464,9 +497,9 @@ def _train_epoch(
 ) -> dict[str, float]:
     """Train on the parts of the recipe; the mean of each."""
     model.train()
-    factors = {part: part.factor(epoch, settings.epochs) for part in recipe.parts}
-    active = {part: factor for part, factor in factors.items() if factor > 0}
-    totals = dict.fromkeys((part.name for part in active), 0.0)
+    factors = [(part, part.factor(epoch, settings.epochs)) for part in recipe.parts]
+    active = [(part, factor) for part, factor in factors if factor > 0]
+    totals = dict.fromkeys((part.name for part, _ in active), 0.0)
     batches = _batches(recipe, plan, settings, generator)
     for index in run.progress(batches, f"epoch {epoch + 1}", settings.iters):
         images = [
@@ -480,7 +513,7 @@ def _train_epoch(
             (plan.trust[0][index[0]], plan.trust[1][index[1]]),
         )  # fmt: skip
         loss = features.new_zeros(())
-        for part, factor in active.items():
+        for part, factor in active:
             value = (LOSSES[part.loss] if isinstance(part.loss, str) else part.loss)(step)
             totals[part.name] += value.item() / settings.iters
             loss = loss + factor * value
@@ -520,22 +553,34 @@ def _score(
             "infrared_clusters": int(labels.infrared.max()) + 1,
             "visible_noise": (labels.visible < 0).float().mean().item(),
             "infrared_noise": (labels.infrared < 0).float().mean().item(),
-            "matched": plan.match.matched.any(dim=1).float().mean().item(),
-            "joint_clusters": int(labels.joint_visible.max()) + 1,
         }
+        if plan.matching:
+            row["matched"] = plan.match.matched.any(dim=1).float().mean().item()
+        if "joint" in plan.memories:
+            row["joint_clusters"] = len(plan.memories["joint"].prototypes)
         if data.visible.identities is not None and data.infrared.identities is not None:
             report = association_report(
                 labels.shared_visible.cpu(), labels.shared_infrared.cpu(),
                 data.visible.identities, data.infrared.identities,
             )  # fmt: skip
             row |= {
-                "ari_visible": report.ari_visible,
-                "ari_infrared": report.ari_infrared,
+                "ari_visible": _ari(labels.visible, data.visible),
+                "ari_infrared": _ari(labels.infrared, data.infrared),
                 "ari_all": report.ari_all,
                 "pair_precision": report.precision,
                 "pair_recall": report.recall,
             }
     return row | _retrieval(model, data, settings)
+
+
+def _ari(labels: Tensor, images: Images) -> float:
+    """Agreement of the clusters of one modality alone with the truth."""
+    identities = images.identities
+    if identities is None:
+        return float("nan")
+    return association_report(
+        labels.cpu(), labels[:0].cpu(), identities, identities[:0]
+    ).ari_visible
 
 
 def _retrieval(model: nn.Module, data: DataSet, settings: Settings) -> dict[str, float]:
