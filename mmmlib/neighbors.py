@@ -19,6 +19,7 @@ __all__ = ["knn"]
 ROW_TILE, COLUMN_TILE = 1024, 4096
 SPARE = 16  # candidates beyond k that a device search keeps before it falls back to whole rows
 TILE_BYTES = 2**30  # of scores on a device at a time
+LOOK_BYTES = 2**23  # of a copy that is made only to look at
 LARGEST = 1e15  # of magnitudes whose products are safe in float32
 _PRECISION = Lock()
 
@@ -60,7 +61,11 @@ def _safe_rows(name: str, features: Tensor, form: str) -> tuple[Tensor, Tensor]:
     """Rows that can be multiplied in float32, and their squared norms."""
     rows = features.detach()
     rows = rows if rows.dtype == torch.float64 else rows.float()
-    largest = rows.abs().amax(dim=1) if rows.numel() else rows.new_zeros(len(rows))
+    largest = rows.new_zeros(len(rows))
+    parts = max(1, LOOK_BYTES // (8 * max(1, rows.shape[1])))  # rows at a time
+    if rows.numel():
+        for part, top in zip(torch.split(rows, parts), torch.split(largest, parts), strict=True):
+            top.copy_(part.abs().amax(dim=1))
     if form == "code" and (largest > LARGEST).any():
         raise ValueError(
             f"{name} must be at most {LARGEST:g} in magnitude with form='code', "
@@ -69,7 +74,7 @@ def _safe_rows(name: str, features: Tensor, form: str) -> tuple[Tensor, Tensor]:
     if form == "paper" and ((largest > LARGEST) | ((largest < 1 / LARGEST) & (largest > 0))).any():
         rows = torch.ldexp(rows, -torch.frexp(largest).exponent[:, None])  # exact
     square = rows.new_zeros(len(rows), dtype=torch.float64)
-    for part, out in zip(torch.split(rows, 8192), torch.split(square, 8192), strict=True):
+    for part, out in zip(torch.split(rows, parts), torch.split(square, parts), strict=True):
         out.copy_(part.double().square().sum(dim=1))
     return rows, square
 
