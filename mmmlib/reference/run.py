@@ -90,7 +90,8 @@ _ABOVE = ("lr", "temp", "warm_up_temp")  # these may not be 0
 PRESETS: dict[str, dict[str, Any]] = {
     "hubble": {},
     "landsat": {"jitter": 2, "pad": 2, "negative": 0.5, "warm_up": 10},
-    "folder": {},
+    # Persons: the sizes that the published scripts share.
+    "folder": {"k1": 30, "k2": 6, "joint_k1": 40, "joint_k2": 32, "joint_eps": 0.6, "pad": 10},
     "synthetic": {"warm_up": 1, "epochs": 2, "iters": 4, "batch_size": 64, "k1": 8, "k2": 3,
                   "joint_k1": 12, "joint_k2": 6},
 }  # fmt: skip
