@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mmmlib._check import check_labels
+from mmmlib._check import check_label_range, check_labels, check_tensor
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -173,7 +173,11 @@ class ClusterMatch(NamedTuple):
         n_labels = 1 + max(
             (int(side.max()) for side in (visible, infrared) if len(side)), default=-1
         )
-        return map_labels(visible_labels, visible), map_labels(infrared_labels, infrared), n_labels
+        return (
+            map_labels(visible_labels, visible, "visible_labels"),
+            map_labels(infrared_labels, infrared, "infrared_labels"),
+            n_labels,
+        )
 
     def transfer(
         self, soft_labels: Float[Tensor, "n clusters"], *, to: Literal["infrared", "visible"]
@@ -185,6 +189,7 @@ class ClusterMatch(NamedTuple):
         """
         if to not in ("infrared", "visible"):
             raise ValueError(f"to must be 'infrared' or 'visible', got {to!r}")
+        check_tensor(soft_labels=soft_labels)
         share = self.matched * self.confidence
         share = share if to == "infrared" else share.T
         total = share.sum(dim=1, keepdim=True)
@@ -212,13 +217,10 @@ class ClusterMatch(NamedTuple):
         return line
 
 
-def map_labels(labels: Tensor, number: Tensor) -> Tensor:
+def map_labels(labels: Tensor, number: Tensor, name: str = "labels") -> Tensor:
     """``number[labels]``, and -1 where the label is -1 (or, on a GPU, out of range)."""
-    check_labels(None, labels=labels)
-    if labels.device.type == "cpu" and labels.numel() and labels.max() >= len(number):
-        raise ValueError(
-            f"labels must be below the number of clusters {len(number)}, got {int(labels.max())}"
-        )
+    check_labels(None, **{name: labels})
+    check_label_range(name, labels, len(number))
     known = (labels >= 0) & (labels < len(number))
     padded = torch.cat([number, number.new_full((1,), -1)])
     return padded[torch.where(known, labels, len(number))]

@@ -479,6 +479,8 @@ def _check_options(
         if not ((confidence >= 0) & (confidence <= 1)).all():
             bad = confidence[~((confidence >= 0) & (confidence <= 1))][0].item()
             raise ValueError(f"confidence must be in [0, 1], got {bad}")
+    if previous is not None and not isinstance(previous, ClusterMatch):
+        raise TypeError(f"previous must be a ClusterMatch, got {type(previous).__qualname__}")
     if previous is not None and previous.matched.shape != cost.shape:
         raise ValueError(
             f"previous must match {tuple(cost.shape)} clusters as cost does, "

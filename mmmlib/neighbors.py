@@ -227,7 +227,7 @@ def _search_device(
         own = torch.arange(start, min(start + block, n), device=metric.rows.device)
         try:
             found.append(_search_block(metric, own, k, width, nominate))
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:  # older than torch.OutOfMemoryError
             if block == 1:
                 raise
             block = block // 2

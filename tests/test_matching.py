@@ -1,7 +1,6 @@
 import logging
 import math
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -878,7 +877,7 @@ def test_a_toy_case_tells_all_clusters_from_all_but_the_last():
          "confidence must not hold nan or -inf, got nan at (0, 0)"),
         ({"confidence": torch.ones(2, 3, dtype=torch.int64)}, "confidence must be a "
          "floating-point tensor (n_visible, n_infrared), got torch.int64 of shape (2, 3)"),
-        ({"previous": SimpleNamespace(matched=torch.ones(3, 2))},
+        ({"previous": matching.match_costs(torch.ones(3, 2))},
          "previous must match (2, 3) clusters as cost does, got (3, 2)"),
     ],
 )  # fmt: skip

@@ -378,7 +378,7 @@ def test_a_device_out_of_memory_gets_half_the_block(monkeypatch):
     def small(metric, own, k, width, nominate):
         tried.append(len(own))
         if len(own) > 13:
-            raise torch.OutOfMemoryError
+            raise torch.cuda.OutOfMemoryError
         return block(metric, own, k, width, nominate)
 
     monkeypatch.setattr(neighbors, "_search_block", small)

@@ -231,3 +231,18 @@ def test_errors_labels_as_an_array_are_refused():
     )
     with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
         match.to_infrared_labels(np.array([0, 1]))
+
+
+def test_errors_of_shared_labels_and_transfer_name_the_argument():
+    match = match_costs(torch.rand(2, 3))
+    labels = torch.tensor([0, 2])
+    sentence = "visible_labels must be below the number of clusters 2, got 2"
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        match.shared_labels(labels, labels)
+    sentence = "infrared_labels must be below the number of clusters 3, got 3"
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        match.shared_labels(labels[:1], labels + 1)
+    with pytest.raises(TypeError, match=r"^soft_labels must be a torch.Tensor, got numpy.ndarray;"):
+        match.transfer(np.ones((1, 2)), to="infrared")
+    with pytest.raises(TypeError, match=r"^previous must be a ClusterMatch, got str$"):
+        match_costs(torch.rand(2, 3), previous="last")
