@@ -61,6 +61,10 @@ def is_stateful(value: object) -> bool:
     return inspect.isclass(value) and not is_result(value)
 
 
+# The entry of the command line, tried by running it; and what depends on the machine.
+WITHOUT_EXAMPLE = ("main", "environment")
+
+
 def of_reference(value: Any) -> bool:
     return value.__module__.startswith(("mmmlib.reference", "mmmlib.cli"))
 
@@ -93,6 +97,7 @@ def test_every_function_says_what_goes_in_and_what_comes_out(function):
     arguments = re.findall(r"^    \*{0,2}(\w+): ", said.get("Args", ""), re.MULTILINE)
     if of_reference(function):
         assert arguments in ([], list(signature.parameters))
+        assert ">>> " in said.get("Example", "") or function.__name__ in WITHOUT_EXAMPLE
         return
     assert arguments == list(signature.parameters)
     assert ("Returns" in said) == (signature.return_annotation is not None)

@@ -130,6 +130,12 @@ def random_erasing(
     Returns:
         New images.
 
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> erased = random_erasing(torch.zeros(1, 1, 8, 8), generator, share=1.0, fill=1.0)
+        >>> 0.02 * 64 <= erased.sum() <= 0.5 * 64
+        tensor(True)
+
     References:
         Zhong, Zheng, Kang, Li and Yang. Random Erasing Data Augmentation. AAAI 2020.
     """
@@ -231,6 +237,12 @@ def channel_adaptive_gray(
     Returns:
         New images.
 
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> images = torch.rand(4, 3, 2, 2)
+        >>> channel_adaptive_gray(images, generator, share=1.0).std(dim=1).max() < 1e-6
+        tensor(True)
+
     References:
         Ye, Ruan, Du and Shou. Channel Augmented Joint Learning for Visible-Infrared Recognition.
         ICCV 2021.
@@ -262,6 +274,12 @@ def brightness_contrast(
 
     Returns:
         New images, cut to [0, 1].
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> images = torch.full((1, 1, 2, 2), 0.5)
+        >>> brightness_contrast(images, generator, brightness=0.0).flatten()
+        tensor([0.5000, 0.5000, 0.5000, 0.5000])
     """
     _check_images(images)
     check_number("brightness", brightness, 0, 1)
@@ -358,6 +376,12 @@ def two_views(
 
     Returns:
         The plain view and the one of exchanged channels.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> first, second = two_views(torch.rand(2, 3, 16, 16), generator, erase=0.0)
+        >>> second.std(dim=1).max() < 1e-6  # one channel, three times
+        tensor(True)
     """
     first = augment(images, generator, pad=pad, flip=flip, erase=erase)
     exchanged = channel_exchange(images, generator)

@@ -173,6 +173,15 @@ def patches(
 
     Raises:
         ValueError: If the jitter exceeds the margin or the picture is too small for a window.
+
+    Example:
+        >>> picture = torch.randint(256, (1, 40, 60), dtype=torch.uint8)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> cut = patches(
+        ...     picture, window=16, margin=4, jitter=2, instances=3, generator=generator
+        ... )
+        >>> cut.pixels.shape, cut.identities.unique().tolist()
+        (torch.Size([18, 1, 16, 16]), [0, 1, 2, 3, 4, 5])
     """
     check_count("instances", instances)
     check_number("jitter", jitter, 0, margin)
@@ -267,6 +276,11 @@ def hubble_windows(
 
     Returns:
         Visible and infrared images; equal identities are the same window.
+
+    Example:
+        >>> visible, infrared = hubble_windows(instances=1)
+        >>> visible.pixels.shape
+        torch.Size([340, 1, 48, 48])
     """
     return windows("hubble", instances=instances, seed=seed, jitter=jitter)
 

@@ -65,6 +65,15 @@ def write_report(folder: Path) -> Path:
 
     Raises:
         FileNotFoundError: If the folder is not that of a run.
+
+    Example:
+        >>> import tempfile
+        >>> from mmmlib.reference.run import Run, Settings
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = Run(Path(folder), Settings(), quiet=True)
+        ...     run.log({"epoch": 0, "stage": "random", "rank_1": 0.1, "mean_ap": 0.05})
+        ...     write_report(Path(folder)).name
+        'report.html'
     """
     for name in ("args.json", "env.json", "metrics.csv"):
         if not (folder / name).is_file():

@@ -167,7 +167,12 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def command_of(settings: dict[str, Any]) -> str:
-    """The command that makes the same run again."""
+    """The command that makes the same run again.
+
+    Example:
+        >>> command_of(asdict(Settings(recipe="baseline"))).split()[:6]
+        ['mmmlib', 'train', '-d', 'hubble', '--recipe', 'baseline']
+    """
     words = ["mmmlib", "train"]
     for item in fields(Settings):
         value = settings[item.name]

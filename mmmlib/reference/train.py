@@ -204,6 +204,19 @@ def train(data: DataSet, recipe: Recipe, settings: Settings, run: Run) -> dict[s
         recipe: The method.
         settings: Every number of the run.
         run: Where it logs to.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from mmmlib.cli import settings_from
+        >>> from mmmlib.reference.data import load
+        >>> from mmmlib.reference.recipes import RECIPES
+        >>> settings = settings_from({"dataset": "synthetic", "epochs": 1})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = Run(Path(folder), settings, quiet=True)
+        ...     last = train(load("synthetic"), RECIPES["baseline"], settings, run)
+        >>> 0 <= last["rank_1"] <= 1
+        True
     """
     _check_recipe(recipe)
     generator = torch.Generator().manual_seed(settings.seed)
