@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["segment_mean", "unit_rows"]
+__all__ = ["result_type", "segment_mean", "unit_rows"]
 
 
 def unit_rows(rows: Tensor) -> Tensor:
@@ -40,3 +40,9 @@ def segment_mean(
     means = sums / torch.where(totals > 0, totals, 1.0)[:, None]
     dtype = rows.dtype if rows.dtype == torch.float64 else torch.float32
     return means.to(dtype), totals
+
+
+def result_type(*tensors: Tensor) -> torch.dtype:
+    """Float64 if any of them is, else float32."""
+    double = any(tensor.dtype == torch.float64 for tensor in tensors)
+    return torch.float64 if double else torch.float32

@@ -17,6 +17,7 @@ from mmmlib._check import (
     check_number,
     check_tensor,
 )
+from mmmlib._rows import result_type
 
 __all__ = [
     "NeighborConfidence",
@@ -78,7 +79,7 @@ def clean_probability(
     visited = _check_losses(losses, visited)
     values = losses.detach().double() / 2  # a difference of two finite numbers stays finite
     if not values.numel():
-        return losses.detach().to(_result_type(losses))
+        return losses.detach().to(result_type(losses))
 
     low = values.masked_fill(~visited, math.inf).amin(dim=0)
     high = values.masked_fill(~visited, -math.inf).amax(dim=0)
@@ -87,7 +88,7 @@ def clean_probability(
     if varies.any():
         scaled = ((values - low) / (high - low))[varies]
         result[varies] = _lower_posterior(scaled, form)
-    return result.to(_result_type(losses))
+    return result.to(result_type(losses))
 
 
 class _Mixture(NamedTuple):
@@ -115,10 +116,6 @@ def _check_losses(losses: Tensor, visited: Tensor | None) -> Tensor:
     check_devices(losses=losses, visited=visited)
     check_finite(losses=losses.masked_fill(~visited, 0.0))
     return visited
-
-
-def _result_type(losses: Tensor) -> torch.dtype:
-    return torch.float64 if losses.dtype == torch.float64 else torch.float32
 
 
 def _lower_posterior(values: Tensor, form: str) -> Tensor:

@@ -24,6 +24,7 @@ from mmmlib._check import (
     check_tensor,
     check_weights,
 )
+from mmmlib._rows import result_type
 
 __all__ = [
     "batch_hard_triplet",
@@ -322,7 +323,7 @@ def mmd(
         for rows, weights in ((first, first_weights), (second, second_weights))
     ]
     value, _ = _sum_mmd(sides[0], sides[1], kernels, factor, readable=False)
-    return value.to(_result_type(first, second))
+    return value.to(result_type(first, second))
 
 
 def class_mmd(
@@ -408,7 +409,7 @@ def class_mmd(
         value = total / _count_labels(first.labels).clamp_min(1.0)
     else:
         value = total / 2 / count.clamp_min(1.0)
-    return value.to(_result_type(visible, infrared))
+    return value.to(result_type(visible, infrared))
 
 
 def soft_cluster_alignment(
@@ -529,7 +530,7 @@ def batch_hard_triplet(
     farthest = distance.masked_fill(~same, -math.inf).amax(dim=1)
     nearest = distance.masked_fill(~other, math.inf).amin(dim=1)
     losses = F.relu(farthest - nearest + margin)
-    return _mean(losses, other.any(dim=1), weights, "paper").to(_result_type(features))
+    return _mean(losses, other.any(dim=1), weights, "paper").to(result_type(features))
 
 
 def weighted_triplet(
@@ -578,7 +579,7 @@ def weighted_triplet(
         for sign, mask in ((1.0, same), (-1.0, other))
     )
     losses = F.softplus(positive - negative)
-    return _mean(losses, valid, weights, "paper").to(_result_type(features))
+    return _mean(losses, valid, weights, "paper").to(result_type(features))
 
 
 def neighbor_loss(
@@ -685,18 +686,13 @@ def _check_pairs(visible: Tensor, pairs: Tensor) -> None:
         )
 
 
-def _result_type(*tensors: Tensor) -> torch.dtype:
-    double = any(tensor.dtype == torch.float64 for tensor in tensors)
-    return torch.float64 if double else torch.float32
-
-
 def _float(rows: Tensor) -> Tensor:
-    return rows.to(_result_type(rows))
+    return rows.to(result_type(rows))
 
 
 def _zero(*tensors: Tensor) -> Tensor:
     """Zero with a gradient to all of them, all of them being empty or unused."""
-    return sum((tensor[:0].sum() for tensor in tensors), torch.zeros(())).to(_result_type(*tensors))
+    return sum((tensor[:0].sum() for tensor in tensors), torch.zeros(())).to(result_type(*tensors))
 
 
 def _mean(losses: Tensor, kept: Tensor, weights: Tensor | None, form: str) -> Tensor:

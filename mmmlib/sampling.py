@@ -48,9 +48,8 @@ class PairSampler:
         >>> infrared_labels = torch.tensor([1, 0, 1])
         >>> sampler = PairSampler(visible_labels, infrared_labels, clusters=2, instances=2,
         ...                       generator=torch.Generator().manual_seed(0), shared=True)
-        >>> for visible, infrared in sampler:
-        ...     print(visible_labels[visible], infrared_labels[infrared])
-        tensor([0, 0, 1, 1]) tensor([0, 0, 1, 1])
+        >>> [(visible_labels[visible], infrared_labels[infrared]) for visible, infrared in sampler]
+        [(tensor([0, 0, 1, 1]), tensor([0, 0, 1, 1]))]
 
     References:
         Cheng, He, Wang, Zhang, Wang and Gao. Efficient Bilateral Cross-Modality Cluster Matching
