@@ -6,9 +6,6 @@ configuration that is measured again replaces its record.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +29,6 @@ LARGE = ((100_000, 768), (200_000, 256))
 EPS, MIN_SAMPLES = 0.6, 4
 DENSE_LIMIT, LOOPS_LIMIT = 12_000, 8_000  # rows that opponents with n x n matrices are given
 KEY = ("n", "dim", "threads", "device", "balanced", "calm")  # what one record is known by
-QUIET = 0.05  # share of the CPU that others may use before a record counts as noisy
 
 
 @dataclass(frozen=True)
@@ -167,15 +163,8 @@ def published_loops(work: Work) -> dict[str, Any]:
         "seconds": search["seconds"] + rest["seconds"], "same": float(same),
         "others": max(search["others"], rest["others"]),
     }  # fmt: skip
-    known = recorded_seconds(config)
+    known = published.recorded("rows", n=config.n, dim=config.dim, balanced=config.balanced)
     return record if known is None else {**record, "recorded": known}
-
-
-def recorded_seconds(config: Configuration) -> float | None:
-    """What the released code took at this size."""
-    wanted = {"n": config.n, "dim": config.dim, "balanced": config.balanced}
-    rows = json.loads(RECORDED.read_text())["rows"]
-    return next((row["seconds"] for row in rows if wanted.items() <= row.items()), None)
 
 
 OPPONENTS: dict[str, Callable[[Work], dict[str, Any]]] = {
@@ -214,26 +203,11 @@ def run(config: Configuration) -> dict[str, Any]:
         products["gemm_half"] = timing.gemm(features.rows.half())
     opponents = {name: OPPONENTS[name](work) for name in config.opponents}
     parts = [whole, *record.values(), *products.values(), *opponents.values()]
-    # The machine's clock has steps of 10 ms: a short call is judged by the whole only.
-    busy = [part["others"] for part in parts if part.get("seconds", 0.0) > 0.5]
     return {
         **asdict(config), "whole": whole, **record, **products, "opponents": opponents,
-        "others": max([timing.since(begin)[1], *busy]), "features": statistics(work),
+        "others": max(timing.since(begin)[1], timing.busiest(parts)), "features": statistics(work),
         "environment": timing.metadata(),
     }  # fmt: skip
-
-
-def in_fresh_process(config: Configuration) -> dict[str, Any]:
-    """Measure one configuration in a process of its own."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    threads = dict.fromkeys(names, str(config.threads))
-    command = [sys.executable, "-m", "benchmarks.clustering", "--child", json.dumps(asdict(config))]
-    done = subprocess.run(
-        command, cwd=RECORDED.parent.parent, env={**os.environ, **threads},
-        stdout=subprocess.PIPE, text=True, check=True,
-    )  # fmt: skip
-    record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return record
 
 
 def describe(record: dict[str, Any]) -> str:
@@ -242,7 +216,7 @@ def describe(record: dict[str, Any]) -> str:
     parts = [f"{name} {record[name]['seconds']:.3f}" for name in ("neighbours", "graph", "dbscan")]
     about = record["features"]
     lines = [
-        f"{record['n']:,} x {record['dim']}, {record['device']}, threads: {record['threads']}"
+        timing.title(record, f"{record['n']:,} x {record['dim']}")
         + ", balanced" * record["balanced"] + ", calm" * record["calm"],
         f"  {whole:.3f} s = {whole / product_seconds:.2f} of the matrix product's "
         f"{product_seconds:.3f} s: {', '.join(parts)}",
@@ -253,10 +227,7 @@ def describe(record: dict[str, Any]) -> str:
         f"mutual {about['mutual']:.1f}, in-degree {about['in_degree']}",
         *(f"  {name}: {describe_opponent(part)}" for name, part in record["opponents"].items()),
     ]  # fmt: skip
-    lines += [f"  NOISY: others used {record['others']:.0%} of the CPU"] * (
-        record["others"] > QUIET
-    )
-    return "\n".join(lines)
+    return "\n".join(lines + timing.noisy(record))
 
 
 def describe_opponent(part: dict[str, Any]) -> str:
@@ -291,21 +262,6 @@ def configurations(options: argparse.Namespace) -> list[Configuration]:
     ]  # fmt: skip
 
 
-def recorded(path: Path) -> list[dict[str, Any]]:
-    """The records so far."""
-    records: list[dict[str, Any]] = (
-        json.loads(path.read_text())["records"] if path.is_file() else []
-    )
-    return records
-
-
-def keep(record: dict[str, Any], path: Path) -> None:
-    """Print a record, and put it among those on disk."""
-    print(describe(record), flush=True)
-    kept = {tuple(row[name] for name in KEY): row for row in [*recorded(path), record]}
-    timing.save_json(path, {"records": [kept[key] for key in sorted(kept)]})
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, and keep as JSON after each configuration."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -314,20 +270,17 @@ def main(arguments: list[str] | None = None) -> None:
         f"{n:,} x {dim}" for n, dim in LARGE))  # fmt: skip
     parser.add_argument("--published", action="store_true", help="also what published.json holds")
     parser.add_argument("--dim", type=int, default=2048)
-    parser.add_argument("--threads", nargs="+", type=int, default=[os.cpu_count() or 1])
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--balanced", action="store_true", help="over the modalities: k1=40, k2=32")
     parser.add_argument("--calm", action="store_true", help="features with few outliers")
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--opponents", nargs="*", choices=OPPONENTS, default=list(OPPONENTS))
-    parser.add_argument("--json", type=Path, default=RESULTS)
-    parser.add_argument("--child", help=argparse.SUPPRESS)
+    timing.add_options(parser, RESULTS, repeats=3)
     options = parser.parse_args(arguments)
     if options.child:
         print(json.dumps(run(Configuration(**json.loads(options.child)))))
         return
     for config in configurations(options):
-        keep(in_fresh_process(config), options.json)
+        record = timing.in_fresh_process("benchmarks.clustering", config)
+        timing.keep(record, options.json, KEY, describe)
 
 
 if __name__ == "__main__":

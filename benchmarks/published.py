@@ -1,15 +1,31 @@
-"""The Jaccard distance in the form in which it was published, as an opponent.
+"""The Jaccard distance and the multi-memory cost as they were published, as opponents.
 
-Written from the formulas of `mmmlib.clustering.jaccard_graph`, with the costs of the released
-code: dense matrices, a loop over the rows, one small product a row. ``published.json`` holds what
-the released code itself took.
+Written from the formulas of `mmmlib.clustering.jaccard_graph` and `mmmlib.matching.memory_cost`,
+with the costs of the released code: dense matrices, loops over rows, one small product a row, one
+norm a pair of memories. ``published.json`` holds what the released code itself took.
 """
+
+import json
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["distance", "neighbours"]
+__all__ = ["distance", "epoch", "memory_cost", "neighbours", "recorded"]
+
+RECORDED = Path(__file__).with_suffix(".json")
+
+
+def recorded(what: str, **size: int | bool) -> float | None:
+    """Seconds that the released code took at a size, if that was recorded."""
+    rows: list[dict[str, float]] = json.loads(RECORDED.read_text())[what]
+    return next((row["seconds"] for row in rows if size.items() <= row.items()), None)
+
+
+def epoch() -> float:
+    """Seconds that the released code took between two epochs, matching apart."""
+    return float(sum(json.loads(RECORDED.read_text())["epoch"].values()))
 
 
 def neighbours(rows: Tensor, k: int) -> np.ndarray:
@@ -77,3 +93,13 @@ def _jaccard(weights: np.ndarray) -> np.ndarray:
         result[i] = 1 - shared / (2 - shared)
     result[result < 0] = 0
     return result
+
+
+def memory_cost(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
+    """The sum over infrared memories of the distance to the nearest visible one, pair by pair."""
+    cost = np.zeros((len(visible), len(infrared)))
+    for row, own in enumerate(visible):
+        for column, others in enumerate(infrared):
+            for other in others:
+                cost[row, column] += min(np.linalg.norm(other - memory) for memory in own)
+    return cost

@@ -3,6 +3,7 @@
 Reads ``/proc``, hence Linux only.
 """
 
+import argparse
 import ctypes
 import gc
 import json
@@ -10,8 +11,10 @@ import os
 import re
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,9 +24,26 @@ from torch import Tensor
 
 from mmmlib.reference.run import environment
 
-__all__ = ["clocks", "gemm", "measure", "metadata", "release", "resident", "save_json", "since"]
+__all__ = [
+    "add_options",
+    "busiest",
+    "clocks",
+    "gemm",
+    "in_fresh_process",
+    "keep",
+    "machines",
+    "measure",
+    "metadata",
+    "noisy",
+    "recorded",
+    "release",
+    "resident",
+    "since",
+    "title",
+]
 
 Result = TypeVar("Result")
+QUIET = 0.05  # share of the CPU that others may use before a record counts as noisy
 TILES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}
 
 
@@ -71,19 +91,20 @@ def _measure_once(
     return result, call
 
 
-def gemm(rows: Tensor) -> dict[str, Any]:
-    """The full product of the rows with themselves, nothing kept: the best of square tiles."""
+def gemm(rows: Tensor, others: Tensor | None = None) -> dict[str, Any]:
+    """The full product of the rows with others, or themselves, nothing kept: best of the tiles."""
+    others = rows if others is None else others
     runs = []
     for tile in TILES[rows.device.type]:
-        buffer = rows.new_zeros(min(tile, len(rows)) ** 2)
-        _, run = measure(partial(_gemm, rows, tile, buffer), device=str(rows.device))
+        buffer = rows.new_zeros(min(tile, len(rows)) * min(tile, len(others)))
+        _, run = measure(partial(_gemm, rows, others, tile, buffer), device=str(rows.device))
         runs.append({**run, "tile": tile})
     return min(runs, key=lambda run: run["seconds"])
 
 
-def _gemm(rows: Tensor, tile: int, buffer: Tensor) -> None:
+def _gemm(rows: Tensor, others: Tensor, tile: int, buffer: Tensor) -> None:
     for left in torch.split(rows, tile):
-        for right in torch.split(rows, tile):
+        for right in torch.split(others, tile):
             out = buffer[: len(left) * len(right)].view(len(left), len(right))
             torch.mm(left, right.T, out=out)
 
@@ -136,8 +157,76 @@ def _git(*words: str) -> str:
     return done.stdout.strip()
 
 
-def save_json(path: Path, content: dict[str, Any]) -> None:
-    """Write whole or not at all."""
-    new = path.with_suffix(".new")
+def busiest(parts: Iterable[dict[str, Any]]) -> float:
+    """The largest share that others had during a call that took long enough to tell.
+
+    The machine's clock has steps of 10 ms.
+    """
+    return max((part["others"] for part in parts if part.get("seconds", 0.0) > 0.5), default=0.0)
+
+
+def add_options(parser: argparse.ArgumentParser, results: Path, *, repeats: int = 5) -> None:
+    """What every benchmark of several configurations takes on the command line."""
+    parser.add_argument("--threads", nargs="+", type=int, default=[os.cpu_count() or 1])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--json", type=Path, default=results)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+
+
+def in_fresh_process(module: str, config: Any) -> dict[str, Any]:
+    """Have a module measure one configuration, a dataclass, in a process of its own."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    threads = dict.fromkeys(names, str(config.threads))
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--child", json.dumps(asdict(config))],
+        cwd=Path(__file__).parent.parent, env={**os.environ, **threads},
+        stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return record
+
+
+def recorded(path: Path) -> list[dict[str, Any]]:
+    """The records so far."""
+    records: list[dict[str, Any]] = (
+        json.loads(path.read_text())["records"] if path.is_file() else []
+    )
+    return records
+
+
+def keep(
+    record: dict[str, Any],
+    path: Path,
+    key: tuple[str, ...],
+    describe: Callable[[dict[str, Any]], str],
+) -> None:
+    """Print a record, and put it among those on disk, in place of one with the same key."""
+    print(describe(record), flush=True)
+    kept = {tuple(row[name] for name in key): row for row in [*recorded(path), record]}
+    new = path.with_suffix(".new")  # whole or not at all
+    content = {"records": [kept[found] for found in sorted(kept)]}
     new.write_text(json.dumps(content, indent=1) + "\n")
     new.replace(path)
+
+
+def title(record: dict[str, Any], what: str) -> str:
+    """The first line about a record."""
+    return f"{what}, {record['device']}, threads: {record['threads']}"
+
+
+def noisy(record: dict[str, Any]) -> list[str]:
+    """A line of warning where others were busy."""
+    return [f"  NOISY: others used {record['others']:.0%} of the CPU"] * (record["others"] > QUIET)
+
+
+def machines(records: list[dict[str, Any]]) -> list[str]:
+    """Where and with what the records were made, each only once."""
+    names = ("gpu", "cpu", "cores", "python", "torch", "numpy", "numba", "scikit-learn", "commit")
+    found = [
+        ", ".join(
+            f"{name} {row['environment'][name]}" for name in names if row["environment"][name]
+        )
+        for row in records
+    ]
+    return [f"Made on: {text}." for text in dict.fromkeys(found)]

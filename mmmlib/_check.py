@@ -40,11 +40,16 @@ def _check_float(name: str, value: Tensor, dimensions: int, form: str) -> None:
 
 def _check_together(tensors: dict[str, Tensor], shapes: bool = True) -> None:
     """Same width and same device for all of them."""
-    said = ", ".join(f"{name} {tuple(value.shape)}" for name, value in tensors.items())
-    names = " and ".join(tensors)
     if shapes and len({value.shape[-1] for value in tensors.values()}) > 1:
+        said = ", ".join(f"{name} {tuple(value.shape)}" for name, value in tensors.items())
+        names = " and ".join(tensors)
         raise ValueError(f"{names} must have the same number of columns, got {said}")
     check_devices(**tensors)
+
+
+def _look_at(value: Tensor) -> bool:
+    """Whether a check of every step may read values: on the CPU, outside a compiled graph."""
+    return value.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def check_devices(**tensors: Tensor) -> None:
@@ -68,6 +73,8 @@ def check_finite(**tensors: Tensor) -> None:
         step = max(1, 2**20 // max(1, value[:1].numel()))  # no copy of the whole
         for start in range(0, len(value), step):
             part = value[start : start + step]
+            if not part.numel() or all(bound.isfinite() for bound in torch.aminmax(part)):
+                continue  # nan is the least and the largest of what it is among
             good = torch.isfinite(part)
             if not good.all():
                 row, *_ = (~good).nonzero()[0].tolist()
@@ -83,13 +90,13 @@ def check_labels(n: int | None = None, **labels: Tensor) -> None:
         wrong = value.ndim != 1 or (n is not None and len(value) != n)
         if wrong or value.dtype != torch.int64:
             raise ValueError(f"{name} must be an int64 tensor of shape {wanted}, got {_say(value)}")
-        if value.device.type == "cpu" and value.numel() and value.min() < -1:
+        if _look_at(value) and value.numel() and value.min() < -1:
             raise ValueError(f"{name} must be -1 or above, got {int(value.min())}")
 
 
 def check_label_range(name: str, labels: Tensor, n_clusters: int) -> None:
     """Labels below ``n_clusters``; looked at on the CPU only, to spare a synchronisation."""
-    if labels.device.type == "cpu" and labels.numel() and labels.max() >= n_clusters:
+    if _look_at(labels) and labels.numel() and labels.max() >= n_clusters:
         raise ValueError(
             f"{name} must be below the number of clusters {n_clusters}, got {int(labels.max())}"
         )
@@ -105,7 +112,7 @@ def check_weights(n: int, **weights: Tensor | None) -> None:
             raise ValueError(
                 f"{name} must be a floating-point tensor of shape ({n},), got {_say(value)}"
             )
-        if value.device.type == "cpu" and n and not (torch.isfinite(value) & (value >= 0)).all():
+        if _look_at(value) and n and not (torch.isfinite(value) & (value >= 0)).all():
             bad = value[~(torch.isfinite(value) & (value >= 0))][0].item()
             raise ValueError(f"{name} must be finite and 0 or above, got {bad}")
 
@@ -114,8 +121,8 @@ def check_cost(name: str, cost: Tensor) -> None:
     """A floating-point matrix without NaN or minus infinity."""
     check_tensor(**{name: cost})
     _check_float(name, cost, 2, "(n_visible, n_infrared)")
-    bad = torch.isnan(cost) | (cost == -math.inf)
-    if bad.any():
+    if cost.numel() and not torch.aminmax(cost).min > -math.inf:
+        bad = torch.isnan(cost) | (cost == -math.inf)
         row, column = (int(index) for index in bad.nonzero()[0])
         value = cost[row, column].item()
         raise ValueError(f"{name} must not hold nan or -inf, got {value} at ({row}, {column})")
@@ -174,3 +181,10 @@ def check_number(
     if not inside or (open_low and value == low) or (open_high and value == high):
         left, right = "(" if open_low else "[", ")" if open_high else "]"
         raise ValueError(f"{name} must be in {left}{low:g}, {high:g}{right}, got {value!r}")
+
+
+def check_shares(**shares: Tensor) -> None:
+    """Values in [0, 1] (looked at on the CPU only)."""
+    for name, value in shares.items():
+        if _look_at(value) and not (inside := (value >= 0) & (value <= 1)).all():
+            raise ValueError(f"{name} must be in [0, 1], got {value[~inside][0].item():g}")

@@ -1,9 +1,16 @@
-"""What every module does to rows: normalise them, sum them by label."""
+"""What every module does to rows: normalise them, sum them by label, multiply them exactly."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["result_type", "segment_mean", "unit_rows"]
+__all__ = ["full_precision", "result_type", "segment_mean", "unit_rows"]
+
+_PRECISION = Lock()
 
 
 def unit_rows(rows: Tensor) -> Tensor:
@@ -46,3 +53,22 @@ def result_type(*tensors: Tensor) -> torch.dtype:
     """Float64 if any of them is, else float32."""
     double = any(tensor.dtype == torch.float64 for tensor in tensors)
     return torch.float64 if double else torch.float32
+
+
+@contextmanager
+def full_precision(device: str) -> Iterator[None]:
+    """Float32 matrix products in float32, whatever autocast and the TF32 flags say."""
+    backends: list[Any] = [torch.backends.cuda]
+    flag: tuple[str, Any] = ("allow_tf32", False)
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # since torch 2.9
+        backends.append(torch.backends.mkldnn)
+        flag = ("fp32_precision", "ieee")
+    with _PRECISION, torch.autocast(device, enabled=False):
+        before = [getattr(backend.matmul, flag[0]) for backend in backends]
+        try:
+            for backend in backends:
+                setattr(backend.matmul, *flag)
+            yield
+        finally:
+            for backend, value in zip(backends, before, strict=True):
+                setattr(backend.matmul, flag[0], value)

@@ -1,8 +1,6 @@
 """Exact nearest neighbours in linear memory."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from threading import Lock
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from mmmlib._check import check_choice, check_count, check_features, check_finite
 from mmmlib._kernels import TIE, in_threads
+from mmmlib._rows import full_precision
 from mmmlib._types import Neighbors
 
 __all__ = ["knn"]
@@ -21,7 +20,6 @@ SPARE = 16  # candidates beyond k that a device search keeps before it falls bac
 TILE_BYTES = 2**30  # of scores on a device at a time
 LOOK_BYTES = 2**23  # of a copy that is made only to look at
 LARGEST = 1e15  # of magnitudes whose products are safe in float32
-_PRECISION = Lock()
 
 
 class Metric(NamedTuple):
@@ -149,27 +147,8 @@ def nearest(metric: Metric, k: int) -> Neighbors:
     if k == 0 or n == 0:
         empty = torch.empty(n, k, device=device)
         return Neighbors(empty.long(), empty)
-    with _full_precision(device.type):
+    with full_precision(device.type):
         return _search_cpu(metric, k) if device.type == "cpu" else _search_device(metric, k)
-
-
-@contextmanager
-def _full_precision(device: str) -> Iterator[None]:
-    """Float32 matrix products in float32, whatever autocast and the TF32 flags say."""
-    backends: list[Any] = [torch.backends.cuda]
-    flag: tuple[str, Any] = ("allow_tf32", False)
-    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # since torch 2.9
-        backends.append(torch.backends.mkldnn)
-        flag = ("fp32_precision", "ieee")
-    with _PRECISION, torch.autocast(device, enabled=False):
-        before = [getattr(backend.matmul, flag[0]) for backend in backends]
-        try:
-            for backend in backends:
-                setattr(backend.matmul, *flag)
-            yield
-        finally:
-            for backend, value in zip(backends, before, strict=True):
-                setattr(backend.matmul, flag[0], value)
 
 
 def _search_cpu(metric: Metric, k: int) -> Neighbors:

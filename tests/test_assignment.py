@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import reference_matching as reference
 import torch
+from scipy.optimize import linear_sum_assignment
 
+from mmmlib import assignment
 from mmmlib.assignment import capacitated_assignment, linear_assignment
 
 INF = math.inf
@@ -183,3 +185,139 @@ def test_errors_tell_how_to_convert_an_array():
 def test_errors_name_a_capacity_out_of_range(capacity, at_least, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         capacitated_assignment(torch.zeros(2, 2), capacity, at_least=at_least)
+
+
+def hard_costs(n_rows, n_columns, seed=0):
+    """Costs of kinds that solvers find easy and hard, by name."""
+    generator = np.random.default_rng([n_rows, n_columns, seed])
+    rows, columns = generator.random((n_rows, 1)), generator.random(n_columns)
+    people = generator.normal(size=(max(n_rows, n_columns) // 2, 12))
+    sides = [
+        people[generator.integers(len(people), size=n)] + 0.7 * generator.normal(size=(n, 12))
+        for n in (n_rows, n_columns)
+    ]
+    left, right = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in sides)
+    return {
+        "uniform": generator.random((n_rows, n_columns)),
+        "exp(-cos)": np.exp(-left @ right.T),
+        "distance on a line": abs(rows - columns),
+        "product": rows * columns,
+        "whole numbers": generator.integers(0, 9, (n_rows, n_columns)).astype(float),
+        "all equal": np.ones((n_rows, n_columns)),
+        "twelve orders of magnitude": 10 ** generator.uniform(-6, 6, (n_rows, n_columns)),
+        "rows alike": np.repeat(generator.random((n_rows // 4 + 1, n_columns)), 4, 0)[:n_rows],
+        "negative": -generator.random((n_rows, n_columns)) * 100,
+    }
+
+
+def check_duals(found, cost, capacity=1):
+    """What the documentation promises of the duals; rounding errors apart."""
+    rows, columns = found.row_duals.numpy()[:, None], found.column_duals.numpy()
+    slack = 1e-12 * max(1.0, abs(cost).max())
+    assert (cost - rows - columns >= -slack).all()
+    chosen = found.columns.numpy()
+    taken = np.flatnonzero(chosen >= 0)
+    reduced = cost[taken, chosen[taken]] - rows[taken, 0] - columns[chosen[taken]]
+    assert (abs(reduced) <= slack).all()
+    room = np.bincount(chosen[taken], minlength=cost.shape[1]) < capacity
+    if len(cost) < capacity * cost.shape[1]:
+        assert (columns <= slack).all()
+        assert (abs(columns[room]) <= slack).all()
+    if len(cost) > capacity * cost.shape[1]:
+        assert (rows <= slack).all()
+        assert (abs(rows[chosen < 0]) <= slack).all()
+    dual = rows.sum() + capacity * columns[~room].sum() if len(taken) == len(cost) else None
+    if dual is not None:
+        assert dual == pytest.approx(found.total, abs=slack * len(cost))
+
+
+@pytest.mark.parametrize("path", ["whole rows", "short lists", "another device"])
+@pytest.mark.parametrize("size", [(60, 60), (40, 90), (90, 40), (1, 30), (30, 1)])
+@pytest.mark.parametrize("kind", list(hard_costs(4, 4)))
+def test_costs_no_more_than_scipy_and_proves_it(monkeypatch, kind, size, path):
+    take_path(monkeypatch, path)
+    cost = hard_costs(*size)[kind]
+    found = linear_assignment(torch.from_numpy(cost))
+    check_valid(found, cost, capacity=1)
+    wanted = cost[linear_sum_assignment(cost)].sum()
+    bound = 1e-9 * len(cost) * abs(cost).max()
+    assert found.total == pytest.approx(wanted, abs=bound)
+    assert 0 <= found.gap <= bound
+    check_duals(found, cost)
+
+
+@pytest.mark.parametrize("path", ["whole rows", "short lists", "another device"])
+@pytest.mark.parametrize("size", [(70, 30), (61, 30), (60, 30), (30, 50), (91, 30)])
+@pytest.mark.parametrize("kind", list(hard_costs(4, 4)))
+def test_a_column_of_several_rows_is_that_column_repeated(monkeypatch, kind, size, path):
+    take_path(monkeypatch, path)
+    cost = hard_costs(*size)[kind]
+    found = capacitated_assignment(torch.from_numpy(cost), 3)
+    check_valid(found, cost, capacity=3)
+    repeated = np.repeat(cost, 3, axis=1)
+    bound = 1e-9 * len(cost) * abs(cost).max()
+    wanted = repeated[linear_sum_assignment(repeated)].sum()
+    assert found.total == pytest.approx(wanted, abs=bound)
+    assert 0 <= found.gap <= bound
+    check_duals(found, cost, capacity=3)
+
+
+@pytest.mark.parametrize("path", ["whole rows", "short lists", "another device"])
+@pytest.mark.parametrize("size", [(75, 30), (60, 30), (40, 30), (95, 30)])
+@pytest.mark.parametrize("kind", list(hard_costs(4, 4)))
+def test_fills_every_column_to_at_least_two_at_least_cost(monkeypatch, kind, size, path):
+    take_path(monkeypatch, path)
+    cost = hard_costs(*size)[kind]
+    found = capacitated_assignment(torch.from_numpy(cost), 3, at_least=2)
+    check_valid(found, cost, capacity=3)
+    loads = np.bincount(found.columns[found.columns >= 0], minlength=30)
+    assert (loads >= 2).all() if len(cost) >= 60 else (loads <= 2).all()
+    repeated = np.repeat(cost, 3, axis=1)
+    repeated[:, np.arange(90) % 3 < 2] -= 1e3 * abs(cost).max()
+    row, column = linear_sum_assignment(repeated)
+    wanted = cost[row, column // 3].sum()
+    assert found.total == pytest.approx(wanted, abs=1e-7 * len(cost) * abs(cost).max())
+    assert 0 <= found.gap <= 1e-9 * len(cost) * abs(cost).max()
+
+
+def test_small_costs_count_beside_a_huge_one():
+    cost = torch.from_numpy(hard_costs(9, 4)["uniform"])
+    wanted = capacitated_assignment(cost, 3, at_least=2)
+    cost[wanted.columns == 0, 1] = 1e12  # a pair that nobody took
+    found = capacitated_assignment(cost, 3, at_least=2)
+    assert torch.equal(found.columns, wanted.columns)
+
+
+@pytest.mark.parametrize("path", ["short lists", "another device"])
+def test_each_path_gives_the_same_pairs_for_any_number_of_threads(monkeypatch, path):
+    take_path(monkeypatch, path)
+    cost = torch.from_numpy(hard_costs(300, 400)["exp(-cos)"])
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(linear_assignment(cost))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0].columns, found[1].columns)
+    assert torch.equal(found[0].row_duals, found[1].row_duals)
+
+
+def take_path(monkeypatch, path):
+    """Have small problems solved as large ones are, or as those of a GPU."""
+    if path != "whole rows":
+        monkeypatch.setattr(assignment, "_DENSE", 0)
+        monkeypatch.setattr(assignment, "_SHORT", 4)
+    if path == "another device":
+        monkeypatch.setattr(assignment, "_is_local", lambda table: False)
+        monkeypatch.setattr(assignment, "_BLOCK_BYTES", 2000)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", list(hard_costs(4, 4)))
+def test_a_gpu_finds_the_same_total(kind):
+    cost = torch.from_numpy(hard_costs(120, 150)[kind])
+    ours, theirs = linear_assignment(cost), linear_assignment(cost.cuda())
+    assert theirs.columns.is_cuda
+    assert theirs.total == pytest.approx(ours.total, rel=1e-9)

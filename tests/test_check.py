@@ -151,6 +151,16 @@ REFUSED = {
         ValueError,
         "weights must be finite and 0 or above, got nan",
     ),
+    "a share above 1": (
+        lambda: check.check_shares(weights=values(0.5, 1.5)),
+        ValueError,
+        "weights must be in [0, 1], got 1.5",
+    ),
+    "a share that is no number": (
+        lambda: check.check_shares(weights=values(1, NAN)),
+        ValueError,
+        "weights must be in [0, 1], got nan",
+    ),
     "a cost vector": (
         lambda: check.check_cost("cost", values(1, 2)),
         ValueError,
@@ -315,6 +325,7 @@ ACCEPTED = {
     "no weights": lambda: check.check_weights(3, weights=None),
     "weights of 0": lambda: check.check_weights(3, weights=torch.zeros(3)),
     "no row to weigh": lambda: check.check_weights(0, weights=torch.zeros(0)),
+    "shares of 0 and 1": lambda: check.check_shares(weights=values(0, 1)),
     "a cost of infinity": lambda: check.check_cost("cost", with_bad(INF, 1)),
     "an empty cost": lambda: check.check_cost("cost", torch.zeros(0, 3)),
     "memories": lambda: check.check_sub_prototypes(

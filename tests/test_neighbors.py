@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mmmlib import neighbors
 from mmmlib._kernels import in_threads
+from mmmlib._rows import full_precision
 from mmmlib.neighbors import knn, row_metric
 
 FORMS = ["paper", "code"]
@@ -196,7 +197,7 @@ def test_a_device_search_that_is_unsure_looks_at_whole_rows(monkeypatch):
 @pytest.mark.parametrize("search", [knn, search_device])
 def test_autocast_changes_nothing(search):
     features = normal(1, 64) + 0.03 * normal(300, 64)
-    with torch.autocast("cpu", torch.bfloat16), neighbors._full_precision("cpu"):
+    with torch.autocast("cpu", torch.bfloat16), full_precision("cpu"):
         nominated = search_device(features, 5)
     assert_exact(nominated, features, 5)
     with torch.autocast("cpu", torch.bfloat16):
@@ -212,7 +213,7 @@ def test_the_precision_of_matrix_products_is_lent_and_given_back():
     torch.set_float32_matmul_precision("medium")
     try:
         before = [getattr(backend, name) for backend in backends]
-        with neighbors._full_precision("cpu"):
+        with full_precision("cpu"):
             inside = [getattr(backend, name) for backend in backends]
         after = [getattr(backend, name) for backend in backends]
         precision = torch.get_float32_matmul_precision()
