@@ -17,6 +17,7 @@ __all__ = [
     "JaccardGraph",
     "Neighbors",
     "SubPrototypes",
+    "TransportPlan",
 ]
 
 
@@ -215,6 +216,26 @@ class ClusterMatch(NamedTuple):
         if self.matched.any():
             line += f", mean cost {self.cost[self.matched].double().mean().item():.4g}"
         return line
+
+
+class TransportPlan(NamedTuple):
+    """How much mass goes from which visible to which infrared cluster.
+
+    Attributes:
+        plan: The mass that each pair exchanges.
+        visible_left: The mass of each visible cluster that stays behind.
+        infrared_left: The mass that each infrared cluster does not receive.
+        error: The share of the mass that is out of place at most.
+        steps: How many times rows and columns were scaled.
+        converged: Whether the error is within the tolerance, at the regularisation asked for.
+    """
+
+    plan: Float[Tensor, "n_visible n_infrared"]
+    visible_left: Float[Tensor, "n_visible"]
+    infrared_left: Float[Tensor, "n_infrared"]
+    error: float
+    steps: int
+    converged: bool
 
 
 def map_labels(labels: Tensor, number: Tensor, name: str = "labels") -> Tensor:

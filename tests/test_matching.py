@@ -8,9 +8,9 @@ import reference_matching as reference
 import torch
 from torch.nn.functional import normalize
 
-from mmmlib import matching
 from mmmlib._types import SubPrototypes
 from mmmlib.matching import (
+    _costs,
     bilateral_match,
     match_costs,
     memory_cost,
@@ -133,12 +133,12 @@ def test_repeating_the_memories_of_a_cluster_multiplies_its_cost_as_filling_up_d
         assert torch.allclose(repeated, filled_up)
 
 
-@pytest.mark.parametrize("block_bytes", [1, 1000])
+@pytest.mark.parametrize("tile", [(1, 1), (5, 3)])
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_blocks_do_not_change_the_cost(monkeypatch, direction, block_bytes):
+def test_blocks_do_not_change_the_cost(monkeypatch, direction, tile):
     visible, infrared = make_memories(11, 3, seed=1), make_memories(7, 4, seed=2)
     whole = memory_cost(visible, infrared, direction=direction)
-    monkeypatch.setattr(matching, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(_costs, "TILE", tile)
     blocks = memory_cost(visible, infrared, direction=direction)
     assert torch.allclose(blocks, whole, rtol=1e-13)
 
@@ -196,6 +196,224 @@ def test_memory_cost_of_an_empty_side_is_empty(size):
 
 def test_rows_without_columns_cost_nothing():
     assert torch.equal(memory_cost(torch.zeros(2, 3, 0), torch.zeros(1, 3, 0)), torch.zeros(2, 1))
+
+
+def truth(visible, infrared, direction="symmetric"):
+    """The cost of float64 copies, by the slow reference."""
+    sides = [
+        side if isinstance(side, SubPrototypes) else SubPrototypes(side, torch.ones(side.shape[:2]))
+        for side in (visible, infrared)
+    ]
+    doubles = [arrays(side._replace(values=side.values.double())) for side in sides]
+    return torch.from_numpy(reference.memory_cost(*doubles, direction))
+
+
+def on_device(visible, infrared, direction, dtype, block=None):
+    """The path of other devices, on the CPU."""
+    sides = _costs.both_sides(visible=visible, infrared=infrared)
+    given = _costs.result_type(*(side.values for side in sides))
+    left, right = (
+        _costs._flatten(side, share, given)
+        for side, share in zip(sides, _costs._SHARES[direction], strict=True)
+    )
+    return _costs._cost_device(left, right, dtype, block=block)
+
+
+def far_and_near(dim=40):
+    """Memories of one place far from the origin: some alike, some nearly, some not at all."""
+    visible = make_memories(8, 3, dim=dim, seed=1, ragged=False).values
+    away = 10.0 ** torch.linspace(-6, 1, 8, dtype=torch.float64)[:, None, None]
+    infrared = visible + away * make_memories(8, 3, dim=dim, seed=2, ragged=False).values
+    infrared[0] = visible[0]
+    return (1000 + visible).float(), (1000 + infrared).float()
+
+
+def crowd(dim=24):
+    """Two crowds so far apart that products cannot tell their members apart."""
+    sign = torch.tensor([1.0, -1.0]).repeat(5)[:, None, None]
+    sides = [make_memories(10, 2, dim=dim, seed=seed, ragged=False).values for seed in (1, 2)]
+    return [(side + 300 * sign).float() for side in sides]
+
+
+def every_instance_a_memory():
+    """Clusters of one to three hundred memories, padded to the largest."""
+    counts = torch.tensor([1, 300, 2, 4, 130, 1])
+    values = make_memories(6, 300, dim=4, seed=3, ragged=False).values.float()
+    return SubPrototypes(values, (torch.arange(300) < counts[:, None]).float())
+
+
+def in_float32(side):
+    return side._replace(values=side.values.float())
+
+
+HARD = {
+    "random": [in_float32(make_memories(7, 4, dim=33, seed=seed)) for seed in (1, 2)],
+    "all real": [make_memories(7, 4, dim=33, seed=seed, ragged=False).values.float()
+                 for seed in (1, 2)],
+    "one cluster": [in_float32(make_memories(1, 5, seed=seed)) for seed in (1, 2)],
+    "16 memories against 3": [in_float32(make_memories(4, 16, seed=1)),
+                              in_float32(make_memories(9, 3, seed=2))],
+    "far and near": far_and_near(),
+    "crowd": crowd(),
+    "every instance a memory": [every_instance_a_memory(),
+                                in_float32(make_memories(5, 3, dim=4, seed=4))],
+    "large": [1e30 * side for side in far_and_near()],
+    "small": [1e-30 * side for side in far_and_near()],
+    "large and small": [torch.cat([1e30 * far_and_near()[0], 1e-30 * far_and_near()[0]]),
+                        torch.cat([1e30 * far_and_near()[1], 1e-30 * far_and_near()[1]])],
+    "half precision": [side.bfloat16() for side in far_and_near()],
+    "more than one depth": far_and_near(dim=1100),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("kind", HARD)
+def test_memory_cost_keeps_its_digits(kind, direction):
+    visible, infrared = HARD[kind]
+    expected = truth(visible, infrared, direction)
+    found = memory_cost(visible, infrared, direction=direction)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-40)
+    exact = memory_cost(visible, infrared, direction=direction, exact=True)
+    assert exact.dtype == torch.float64
+    assert torch.allclose(exact, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("kind", HARD)
+def test_exact_costs_have_the_same_bits_for_any_tile_and_number_of_threads(
+    kind, direction, monkeypatch
+):
+    visible, infrared = HARD[kind]
+    expected = memory_cost(visible, infrared, direction=direction, exact=True)
+    threads = torch.get_num_threads()
+    try:
+        for tile in [(1, 1), (7, 3), (3, 50), (64, 64)]:
+            monkeypatch.setattr(_costs, "TILE", tile)
+            for count in (1, 2):
+                torch.set_num_threads(count)
+                found = memory_cost(visible, infrared, direction=direction, exact=True)
+                assert torch.equal(found, expected)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("tile", [(1, 1), (7, 3), (3, 50), (64, 64)])
+@pytest.mark.parametrize("kind", HARD)
+def test_tiles_of_products_keep_the_digits(kind, tile, monkeypatch):
+    visible, infrared = HARD[kind]
+    monkeypatch.setattr(_costs, "TILE", tile)
+    found = memory_cost(visible, infrared).double()
+    assert torch.allclose(found, truth(visible, infrared), rtol=1e-5, atol=1e-40)
+
+
+@pytest.mark.parametrize("block", [None, 1, 5])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("kind", HARD)
+def test_other_devices_compute_the_same_cost(kind, direction, block):
+    visible, infrared = HARD[kind]
+    expected = truth(visible, infrared, direction)
+    found = on_device(visible, infrared, direction, torch.float32, block)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-40)
+    exact = on_device(visible, infrared, direction, torch.float64, block)
+    assert torch.allclose(exact, expected, rtol=1e-11, atol=1e-300)
+
+
+def test_a_device_without_memory_takes_smaller_blocks(monkeypatch):
+    visible, infrared = HARD["random"]
+    blocks = []
+
+    def compute(*arguments, original=_costs._block_cost):
+        blocks.append(arguments[-1])
+        if arguments[-1] > 3:
+            raise torch.cuda.OutOfMemoryError("full")
+        return original(*arguments)
+
+    monkeypatch.setattr(_costs, "_block_cost", compute)
+    found = on_device(visible, infrared, "symmetric", torch.float64, 16)
+    assert blocks[:4] == [16, 8, 4, 2]
+    assert set(blocks[3:]) == {2}
+    assert torch.allclose(found, truth(visible, infrared), rtol=1e-12)
+
+
+def test_a_device_whose_memory_holds_no_block_says_so(monkeypatch):
+    def compute(*_):
+        raise torch.cuda.OutOfMemoryError("full")
+
+    monkeypatch.setattr(_costs, "_block_cost", compute)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="full"):
+        on_device(*HARD["random"], "symmetric", torch.float32, 4)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_memories_that_are_not_real_are_never_read(exact):
+    visible, infrared = HARD["random"]
+    expected = memory_cost(visible, infrared, exact=exact)
+    for side in (visible, infrared):
+        rubbish = torch.where(side.weights[..., None] > 0, side.values, 3e38)
+        replaced = side._replace(values=rubbish)
+        pair = (replaced, infrared) if side is visible else (visible, replaced)
+        assert torch.equal(memory_cost(*pair, exact=exact), expected)
+
+
+@pytest.mark.parametrize("scale", [1e-310, 1e-200, 1e200])
+def test_float64_memories_of_any_size_have_a_cost(scale):
+    visible, infrared = (1000 * side.double() for side in far_and_near())
+    expected = torch.from_numpy(
+        reference.memory_cost(*(arrays(SubPrototypes(side * scale, torch.ones(side.shape[:2])))
+                                for side in (visible, infrared)), "symmetric")
+    )  # fmt: skip
+    found = memory_cost(visible * scale, infrared * scale)
+    assert torch.allclose(found, expected, rtol=1e-12, atol=0)
+
+
+def test_float64_memories_of_very_different_size_have_a_cost():
+    visible, infrared = (make_memories(4, 3, seed=seed, ragged=False).values for seed in (1, 2))
+    for side in (visible, infrared):
+        side[:2] *= 1e180
+        side[2:] *= 1e-180
+    expected = truth(visible, infrared)
+    assert torch.allclose(memory_cost(visible, infrared), expected, rtol=1e-12, atol=0)
+
+
+def test_float64_memories_are_always_exact():
+    visible, infrared = make_memories(7, 4, seed=1), make_memories(5, 3, seed=2)
+    assert torch.equal(memory_cost(visible, infrared), memory_cost(visible, infrared, exact=True))
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_memory_cost_ignores_autocast_and_leaves_its_arguments_alone(exact):
+    sides = [side._replace(values=side.values.clone()) for side in HARD["random"]]
+    before = memory_cost(*sides, exact=exact)
+    copies = [part.clone() for side in sides for part in side]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(memory_cost(*sides, exact=exact), before)
+    parts = [part for side in sides for part in side]
+    assert all(torch.equal(*pair) for pair in zip(parts, copies, strict=True))
+
+
+@pytest.mark.parametrize("size", EMPTY)
+def test_an_exact_cost_of_an_empty_side_is_empty(size):
+    cost = memory_cost(torch.zeros(size[0], 4, 3), torch.zeros(size[1], 2, 3), exact=True)
+    assert cost.shape == size
+    assert cost.dtype == torch.float64
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", HARD)
+def test_a_gpu_gives_the_same_cost(kind):
+    sides = [
+        side if isinstance(side, SubPrototypes) else SubPrototypes(side, torch.ones(side.shape[:2]))
+        for side in HARD[kind]
+    ]
+    on_gpu = [SubPrototypes(*(part.cuda() for part in side)) for side in sides]
+    for exact, rtol in ((False, 1e-5), (True, 1e-11)):
+        found = memory_cost(*on_gpu, exact=exact)
+        assert found.is_cuda
+        expected = memory_cost(*sides, exact=True)
+        assert torch.allclose(found.cpu().double(), expected, rtol=rtol, atol=1e-40)
 
 
 # The rules
@@ -559,7 +777,7 @@ def test_named_matchers_are_match_costs_on_their_own_cost():
         normalize(visible.mean(dim=1).double()) @ normalize(infrared.mean(dim=1).double()).T
     )  # fmt: skip
     costs = {
-        "multi_memory_match": ("balanced", memory_cost(visible, infrared)),
+        "multi_memory_match": ("balanced", memory_cost(visible, infrared, exact=True)),
         "bilateral_match": ("bilateral", 2 - 2 * cosine),
         "progressive_match": ("progressive", torch.exp(-cosine)),
         "nearest_match": ("nearest", 1 - cosine),
@@ -877,7 +1095,7 @@ def test_a_toy_case_tells_all_clusters_from_all_but_the_last():
          "confidence must not hold nan or -inf, got nan at (0, 0)"),
         ({"confidence": torch.ones(2, 3, dtype=torch.int64)}, "confidence must be a "
          "floating-point tensor (n_visible, n_infrared), got torch.int64 of shape (2, 3)"),
-        ({"previous": matching.match_costs(torch.ones(3, 2))},
+        ({"previous": match_costs(torch.ones(3, 2))},
          "previous must match (2, 3) clusters as cost does, got (3, 2)"),
     ],
 )  # fmt: skip
