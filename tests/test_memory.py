@@ -1,14 +1,19 @@
+import copy
 import math
+import pickle
 import re
 
 import numpy as np
 import pytest
 import reference_memory as reference
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy, normalize
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmmlib._types import SubPrototypes
-from mmmlib.memory import ClusterMemory, MultiMemory, update_memory
+from mmmlib.losses import neighbor_loss
+from mmmlib.memory import ClusterMemory, InstanceMemory, MultiMemory, _update, update_memory
 
 RULES = ["sequential", "hardest", "mean"]
 REDUCTIONS = ["max", "mean", "logsumexp"]
@@ -31,6 +36,21 @@ def make_sub_prototypes(clusters=4, memories=3, dim=5, dtype=torch.float64):
     weights = torch.ones(clusters, memories, dtype=torch.float64) / memories
     weights[::2, 1] = 0
     return SubPrototypes(values.to(dtype), weights.to(dtype))
+
+
+def update_elsewhere(
+    memory, features, labels, *, momentum, rule="sequential", threshold=None, **extra
+):
+    """``update_memory`` by the way that a GPU goes."""
+    bank = memory.clone()
+    step = _update.Step(momentum, rule, threshold)
+    _update._write_in_torch(bank, _update.Batch(features, labels, **extra), step)
+    return bank
+
+
+HOOKED = hasattr(update_memory, "__wrapped__")
+COMPILED = pytest.mark.skipif(HOOKED, reason="the type checker's wrappers are not compiled")
+WAYS = pytest.mark.parametrize("update", [update_memory, update_elsewhere])
 
 
 def update_by_hand(batch, **options):
@@ -56,10 +76,11 @@ def test_two_rows_of_one_cluster_by_hand():
     assert torch.allclose(mean, expected)
 
 
+@WAYS
 @pytest.mark.parametrize("options", ["plain", "weights", "threshold", "weights and threshold"])
 @pytest.mark.parametrize("momentum", [0.0, 0.1, 0.7, 1.0])
 @pytest.mark.parametrize("rule", RULES)
-def test_equals_the_loop_over_rows(rule, momentum, options):
+def test_equals_the_loop_over_rows(rule, momentum, options, update):
     for seed in range(3):
         batch = make_batch(seed=seed)
         chosen = {"momentum": momentum, "rule": rule}
@@ -70,14 +91,15 @@ def test_equals_the_loop_over_rows(rule, momentum, options):
             chosen["weights"] = weights
         if "threshold" in options:
             chosen["threshold"] = 0.2
-        found = update_memory(*batch, **chosen)
+        found = update(*batch, **chosen)
         assert found.dtype == torch.float64
         assert torch.allclose(found, update_by_hand(batch, **chosen), atol=1e-12)
 
 
+@WAYS
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("threshold", [None, -0.2])
-def test_groups_count_alike_however_many_rows_they_have(threshold, weighted):
+def test_groups_count_alike_however_many_rows_they_have(threshold, weighted, update):
     batch = make_batch()
     groups = torch.randint(-1, 3, (40,))
     weights = torch.rand(40, dtype=torch.float64) if weighted else None
@@ -85,8 +107,133 @@ def test_groups_count_alike_however_many_rows_they_have(threshold, weighted):
         "momentum": 0.2, "rule": "mean", "groups": groups, "threshold": threshold,
         "weights": weights,
     }  # fmt: skip
-    found = update_memory(*batch, **options)
+    found = update(*batch, **options)
     assert torch.allclose(found, update_by_hand(batch, **options), atol=1e-12)
+
+
+@WAYS
+@pytest.mark.parametrize("extra", ["plain", "weights", "threshold", "groups"])
+@pytest.mark.parametrize("rule", RULES)
+def test_soft_labels_count_a_row_once_for_each_of_its_clusters(rule, extra, update):
+    memory, features, _ = make_batch()
+    shares = torch.rand(40, 6, dtype=torch.float64) * (torch.rand(40, 6) > 0.5)
+    shares[:, 4] = 0
+    options = {"momentum": 0.1, "rule": rule}
+    if extra == "weights":
+        options["weights"] = torch.rand(40, dtype=torch.float64).round(decimals=1)
+    if extra == "threshold":
+        options["threshold"] = 0.1
+    if extra == "groups" and rule == "mean":
+        options["groups"] = torch.randint(-1, 3, (40,))
+    arrays = {k: v.numpy() if torch.is_tensor(v) else v for k, v in options.items()}
+    expected = reference.update_soft(memory.numpy(), features.numpy(), shares.numpy(), **arrays)
+    found = update(memory, features, shares, **options)
+    assert torch.allclose(found, torch.from_numpy(expected), atol=1e-12)
+    assert torch.equal(found[4], memory[4])
+    assert not torch.isclose(found[:4], memory[:4]).all(dim=1).any()
+
+
+@WAYS
+@pytest.mark.parametrize("rule", RULES)
+def test_soft_labels_that_are_hard_are_labels(rule, update):
+    memory, features, labels = make_batch()
+    soft = torch.nn.functional.one_hot(labels + 1, 7)[:, 1:].double()
+    found = update(memory, features, soft.requires_grad_(), momentum=0.1, rule=rule)
+    expected = update_memory(memory, features, labels, momentum=0.1, rule=rule)
+    assert torch.allclose(found, expected, atol=1e-14)
+    assert not found.requires_grad
+
+
+@WAYS
+@pytest.mark.parametrize("momentum", [0.0, 0.1, 0.2, 0.3, 0.5, 0.99])
+def test_sixty_rows_of_one_cluster_stay_within_a_millionth_of_float64(momentum, update):
+    memory, features, labels = make_batch(n=200, clusters=4, dim=64, dtype=torch.float32)
+    found = update(memory, features, labels, momentum=momentum)
+    exact = reference.update_memory(memory.numpy(), features.numpy(), labels.numpy(), momentum)
+    assert abs(found.numpy() - exact).max() < 5e-7
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.2, 0.3])
+def test_what_a_gpu_passes_over_is_forgotten(momentum):
+    """Rows opposite to the memory, which hold on to it longest."""
+    rounds = _update._felt(momentum, 1e-9)
+    assert rounds < {0.1: 12, 0.2: 22, 0.3: 80}[momentum]
+    rows = torch.randn(rounds, 3, dtype=torch.float64)
+    rows[1:, 1:] *= 1e-3
+    labels = torch.zeros(rounds, dtype=torch.int64)
+    for _ in range(5):
+        far = normalize(torch.randn(2, 3, dtype=torch.float64))
+        first, second = (update_memory(far[i : i + 1], rows, labels, momentum=momentum)
+                         for i in range(2))  # fmt: skip
+        assert (first - second).abs().max() <= 1e-9
+
+
+class Calls(TorchDispatchMode):
+    """How many operations reach the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("rule", RULES)
+def test_on_a_gpu_no_value_is_waited_for(rule, soft):
+    memory, features, labels = make_batch()
+    if soft:
+        labels = torch.rand(40, 6)
+    with FakeTensorMode() as mode:  # tensors without values
+        parts = [mode.from_tensor(part) for part in (memory, features, labels)]
+        update_elsewhere(*parts, momentum=0.1, rule=rule)
+
+
+def test_on_a_gpu_the_number_of_launches_depends_on_sizes_and_momentum_only():
+    memory, features, labels = make_batch(dtype=torch.float32)
+    counts = []
+    for chosen in (labels, torch.zeros_like(labels), torch.full_like(labels, -1)):
+        with Calls() as calls:
+            update_elsewhere(memory, features, chosen, momentum=0.1)
+        counts.append(calls.count)
+    assert len(set(counts)) == 1
+    features, labels = features.repeat(20, 1), labels.repeat(20)
+    with Calls() as calls:
+        update_elsewhere(memory, features, labels, momentum=0.1)
+    assert calls.count == counts[0]
+    with Calls() as calls:
+        update_elsewhere(memory, features, labels, momentum=0.1, threshold=0.0)
+    assert calls.count > 2 * counts[0]
+
+
+@WAYS
+@pytest.mark.parametrize("rule", RULES)
+def test_layout_does_not_matter(rule, update):
+    memory, features, labels = make_batch(dtype=torch.float32)
+    weights = torch.rand(40)
+    expected = update(memory, features, labels, momentum=0.1, rule=rule, weights=weights)
+    found = update(
+        memory.T.contiguous().T, features.T.contiguous().T, labels.repeat_interleave(2)[::2],
+        momentum=0.1, rule=rule, weights=weights.repeat_interleave(2)[::2],
+    )  # fmt: skip
+    assert torch.equal(found, expected)
+
+
+def test_the_number_of_threads_does_not_matter():
+    memory, features, labels = make_batch(2000, clusters=9, dim=600, dtype=torch.float32)
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            found += [update_memory(memory, features, labels, momentum=0.1, rule=rule)
+                      for rule in RULES]  # fmt: skip
+    finally:
+        torch.set_num_threads(threads)
+    for first, second in zip(found[:3], found[3:], strict=True):
+        assert torch.equal(first, second)
 
 
 def test_group_means_by_hand():
@@ -99,16 +246,17 @@ def test_group_means_by_hand():
     assert torch.allclose(without, normalize(torch.tensor([[3.0, 1.0, 0.0]])))
 
 
+@WAYS
 @pytest.mark.parametrize("rule", RULES)
-def test_rows_left_out_do_not_count(rule):
+def test_rows_left_out_do_not_count(rule, update):
     memory, features, labels = make_batch()
     features[::5] = torch.tensor([1.0, math.nan, 0, 0, 0], dtype=torch.float64)
     features[1::5] = math.inf
     features[2::5] = 0
     kept = (torch.arange(40) % 5 >= 3) & (labels >= 0)
-    found = update_memory(memory, features, labels, momentum=0.1, rule=rule)
+    found = update(memory, features, labels, momentum=0.1, rule=rule)
     expected = update_memory(memory, features[kept], labels[kept], momentum=0.1, rule=rule)
-    assert torch.equal(found, expected)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-14)
     assert torch.isfinite(found).all()
     assert not torch.equal(found, memory)
 
@@ -158,16 +306,18 @@ def test_momentum_zero_forgets_the_old_memory():
         assert torch.allclose(last[label], row / row.norm())
 
 
+@WAYS
 @pytest.mark.parametrize("rule", RULES)
-def test_a_row_opposite_to_its_memory_does_not_erase_it(rule):
+def test_a_row_opposite_to_its_memory_does_not_erase_it(rule, update):
     memory = torch.eye(2, dtype=torch.float64)
-    found = update_memory(memory, -memory[:1], torch.tensor([0]), momentum=0.5, rule=rule)
+    found = update(memory, -memory[:1], torch.tensor([0]), momentum=0.5, rule=rule)
     assert torch.equal(found, memory)
 
 
-def test_rows_that_cancel_do_not_erase_their_memory():
+@WAYS
+def test_rows_that_cancel_do_not_erase_their_memory(update):
     rows = torch.tensor([[1.0, 0], [-1.0, 0]])
-    found = update_memory(torch.eye(2), rows, torch.tensor([1, 1]), momentum=0, rule="mean")
+    found = update(torch.eye(2), rows, torch.tensor([1, 1]), momentum=0, rule="mean")
     assert torch.equal(found, torch.eye(2))
 
 
@@ -178,6 +328,7 @@ def test_an_empty_batch_or_bank_changes_nothing(rule):
     assert torch.equal(update_memory(memory, features[:0], labels[:0], **options), memory)
     noise = torch.full_like(labels, -1)
     assert torch.equal(update_memory(memory, features, noise, **options), memory)
+    assert torch.equal(update_elsewhere(memory, features, noise, **options), memory)
     assert update_memory(memory[:0], features, noise, **options).shape == (0, 5)
     if rule == "mean":
         found = update_memory(memory, features, noise, groups=noise, **options)
@@ -196,11 +347,12 @@ def test_only_the_order_inside_a_cluster_matters(rule):
     assert torch.allclose(found, reverse, atol=1e-12) == (rule != "sequential")
 
 
-def test_hardest_takes_the_first_of_equally_similar_rows():
+@WAYS
+def test_hardest_takes_the_first_of_equally_similar_rows(update):
     rows = torch.tensor([[0.0, 1, 0], [0.0, 0, 1]])
     memory, labels = torch.tensor([[1.0, 0, 0]]), torch.tensor([0, 0])
     for order in ([0, 1], [1, 0]):
-        found = update_memory(memory, rows[order], labels, momentum=0.0, rule="hardest")
+        found = update(memory, rows[order], labels, momentum=0.0, rule="hardest")
         assert torch.equal(found[0], rows[order[0]])
 
 
@@ -216,13 +368,14 @@ def test_the_sequential_threshold_looks_at_the_memory_as_it_moves():
     assert torch.equal(update_memory(memory, rows.flip(0), labels, **options), once)
 
 
+@WAYS
 @pytest.mark.parametrize("rule", RULES)
-def test_a_row_has_to_exceed_the_threshold(rule):
+def test_a_row_has_to_exceed_the_threshold(rule, update):
     memory, rows, label = torch.eye(2)[:1], torch.eye(2)[1:], torch.tensor([0])
     options = {"momentum": 0.1, "rule": rule}
-    assert torch.equal(update_memory(memory, rows, label, threshold=0.0, **options), memory)
-    moved = update_memory(memory, rows, label, threshold=-0.01, **options)
-    assert torch.equal(moved, update_memory(memory, rows, label, **options))
+    assert torch.equal(update(memory, rows, label, threshold=0.0, **options), memory)
+    moved = update(memory, rows, label, threshold=-0.01, **options)
+    assert torch.equal(moved, update(memory, rows, label, **options))
     assert not torch.equal(moved, memory)
 
 
@@ -271,8 +424,8 @@ def test_update_memory_leaves_its_arguments_alone(rule):
     found = update_memory(
         memory, features, labels, momentum=0.1, rule=rule, weights=weights, threshold=0.1, **options
     )
-    for part, copy in zip(parts, copies, strict=True):
-        assert torch.equal(part.detach(), copy)
+    for part, kept in zip(parts, copies, strict=True):
+        assert torch.equal(part.detach(), kept)
     assert not found.requires_grad
     untouched = update_memory(memory, features[:0], labels[:0], momentum=0.1, rule=rule)
     assert untouched.data_ptr() != memory.data_ptr()
@@ -381,6 +534,15 @@ def test_update_writes_what_update_memory_gives(rule):
     assert torch.equal(memory.prototypes, expected)
     assert memory.prototypes.data_ptr() == storage
     assert not memory.prototypes.requires_grad
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_memory_can_be_written_into_itself(rule):
+    memory = ClusterMemory(make_batch(dtype=torch.float32)[0], rule=rule)
+    before = memory.prototypes.clone()
+    memory.update(memory.prototypes, torch.tensor([1, 2, 3, 4, 5, 0]))
+    expected = before.roll(1, dims=0)
+    assert torch.allclose(memory.prototypes, normalize(0.1 * before + 0.9 * expected), atol=1e-6)
 
 
 def test_a_memory_shares_storage_with_nobody():
@@ -591,8 +753,8 @@ def test_as_prototypes_is_a_copy_that_a_matcher_takes():
     assert isinstance(found, SubPrototypes)
     kept = [part.clone() for part in found]
     memory.update(*make_batch(clusters=4)[1:])
-    for part, copy in zip(found, kept, strict=True):
-        assert torch.equal(part, copy)
+    for part, old in zip(found, kept, strict=True):
+        assert torch.equal(part, old)
     found.values.zero_()
     assert not torch.equal(memory.values, found.values)
     again = MultiMemory(memory.as_prototypes())
@@ -604,7 +766,312 @@ def test_multi_memory_resets_to_any_number():
     memory.reset(torch.eye(5)[None, :2] * 3)
     assert torch.equal(memory.values, torch.eye(5)[None, :2])
     assert torch.equal(memory.weights, torch.ones(1, 2))
-    assert list(memory.state_dict()) == ["values", "weights"]
+    assert list(memory.state_dict()) == ["values", "weights", "idle"]
+
+
+# Dead memories
+
+
+def make_uneven(n=300, seed=0):
+    """Rows of which few are near to the last memory of a cluster, none to that of cluster 0."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(-1, 3, (n,), generator=generator)
+    which = torch.randint(0, 2, (n,), generator=generator)
+    which[50::60] = 2
+    which[labels == 0] = 0
+    centres = torch.eye(9, dtype=torch.float64).view(3, 3, 9)
+    rows = centres[labels, which] + 0.3 * torch.randn(n, 9, generator=generator).double()
+    return centres, rows, labels
+
+
+@pytest.mark.parametrize("way", ["in numba", pytest.param("in torch", marks=COMPILED)])
+@pytest.mark.parametrize("patience", [1, 10, 50])
+def test_dead_memories_become_the_farthest_row(patience, way):
+    centres, rows, labels = make_uneven()
+    weights = torch.ones(3, 3)
+    weights[0, 1] = 0
+    memory = MultiMemory(SubPrototypes(centres, weights), patience=patience)
+    update = memory.update
+    if way == "in torch":
+        update = torch.compile(memory.update, backend="eager", fullgraph=True)
+    values, idle = memory.values.numpy().copy(), np.zeros((3, 3), int)
+    revived = 0
+    for start in range(0, 300, 20):
+        part = slice(start, start + 20)
+        before = idle
+        values, idle = reference.update_several(
+            values, weights > 0, idle, rows[part].numpy(), labels[part].numpy(), patience, 0.1
+        )
+        update(rows[part], labels[part])
+        assert np.allclose(memory.values, values, atol=1e-12)
+        assert np.array_equal(memory.idle, idle)
+        revived += ((before > patience / 2) & (idle == 0)).sum()
+    assert revived or patience == 50
+    assert torch.equal(memory.values[0, 1], centres[0, 1])
+    assert torch.equal(memory.weights, weights)
+
+
+def test_a_dead_memory_comes_back_by_hand():
+    memory = MultiMemory(torch.eye(3)[None], patience=2, momentum=0.5)
+    memory.update(torch.tensor([[0.8, 0.6, 0.0]]), torch.tensor([0]))
+    assert memory.idle.tolist() == [[0, 1, 1]]
+    moved = normalize(torch.tensor([[0.9, 0.3, 0.0]]))
+    assert torch.allclose(memory.values[0], torch.cat([moved, torch.eye(3)[1:]]))
+    rows = torch.tensor([[0.0, 1.0, 0.0], [0.6, 0.8, 0.0]])  # nearest to memory 1 and 0
+    memory.update(rows, torch.tensor([0, 0]))
+    assert torch.allclose(memory.values[0], torch.cat([moved, rows]))  # the second is farther
+    assert memory.idle.tolist() == [[0, 0, 0]]
+
+
+def test_no_memory_is_revived_without_patience():
+    row = torch.tensor([[0.8, 0.6, 0.0]]).expand(300, -1)
+    for patience in (None, 300):
+        memory = MultiMemory(torch.eye(3)[None], patience=patience)
+        memory.update(row, torch.zeros(300, dtype=torch.int64))
+        assert torch.equal(memory.values[0, 1:], torch.eye(3)[1:]) == (patience is None)
+
+
+# InstanceMemory
+
+
+def make_images(n=12, dim=5, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(3)
+    features = 2 * torch.randn(n, dim, generator=generator, dtype=torch.float64)
+    labels = torch.tensor([0, 0, 1, 3, -1, 3, 3, 1, 0, -1, 3, 0])
+    return features.to(dtype), labels
+
+
+def test_images_have_logits_of_their_own_or_of_their_clusters():
+    images, labels = make_images()
+    rows = make_batch(n=7)[1]
+    memory = InstanceMemory(images, labels=labels, temperature=0.5)
+    bank = normalize(images).numpy()
+    expected = reference.logits(rows.numpy(), bank, 0.5)
+    assert np.allclose(memory.instance_logits(rows), expected, rtol=1e-12)
+    assert np.allclose(InstanceMemory(images, temperature=0.5)(rows), expected, rtol=1e-12)
+    expected = reference.cluster_logits(rows.numpy(), bank, labels.tolist(), 0.5)
+    assert np.allclose(memory(rows), expected, rtol=1e-12)
+    assert torch.equal(memory(rows)[:, 2], torch.full((7,), -math.inf, dtype=torch.float64))
+    memory.set_labels(None)
+    assert memory(rows).shape == (7, 12)
+
+
+def test_logits_of_an_instance_memory_have_the_gradient_of_their_value():
+    images, labels = make_images()
+    rows = make_batch(n=4)[1].requires_grad_()
+    memory = InstanceMemory(images, temperature=0.5)
+    assert torch.autograd.gradcheck(memory, rows)
+    memory.set_labels(labels)
+    loss = cross_entropy(memory(rows), torch.tensor([0, 1, 3, 0]))
+    assert torch.isfinite(torch.autograd.grad(loss, rows)[0]).all()
+    memory.set_labels(labels.clamp(max=1))
+    assert torch.autograd.gradcheck(memory, rows)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_row_updates_its_image(rule):
+    images, _ = make_images()
+    rows = make_batch(n=7)[1]
+    indices = torch.tensor([3, 0, 3, -1, 11, 5, 3])
+    memory = InstanceMemory(images, momentum=0.3, rule=rule)
+    bank = memory.features.clone()
+    memory.update(rows, indices)
+    expected = reference.update_memory(bank.numpy(), rows.numpy(), indices.numpy(), 0.3, rule)
+    assert np.allclose(memory.features, expected, atol=1e-12)
+    untouched = torch.tensor([1, 2, 4, 6, 7, 8, 9, 10])
+    assert torch.equal(memory.features[untouched], bank[untouched])
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5, 0.9, 1.0])
+def test_neighbors_are_nearly_as_similar_as_the_most_similar_image(ratio):
+    images, labels = make_images()
+    rows = make_batch(n=9)[1]
+    rows[0], rows[1] = images[0], 0
+    memory = InstanceMemory(images, labels=labels)
+    found = memory.neighbors(rows.requires_grad_(), ratio=ratio)
+    expected = reference.neighbors(rows.detach().numpy(), normalize(images).numpy(), ratio)
+    assert found.dtype == torch.bool
+    assert np.array_equal(found, expected)
+    assert found.sum() == 0 if ratio == 1 else found[0, 0]
+    assert not found[1].any()
+    loss = neighbor_loss(memory.instance_logits(rows), found)
+    assert torch.isfinite(loss)
+
+
+def test_an_opposite_row_has_no_neighbor():
+    memory = InstanceMemory(torch.eye(2)[:1])
+    assert not memory.neighbors(-torch.eye(2)[:1], ratio=0.5).any()
+
+
+def test_the_cluster_logits_follow_the_updates():
+    images, labels = make_images()
+    rows = make_batch(n=12)[1]
+    memory = InstanceMemory(images, labels=labels, momentum=0.0)
+    memory.update(rows, torch.arange(12))
+    expected = InstanceMemory(rows, labels=labels)(images)
+    assert torch.allclose(memory(images), expected, atol=1e-12)
+
+
+def test_an_instance_memory_without_images_or_clusters():
+    memory = InstanceMemory(torch.zeros(0, 3))
+    assert memory(torch.rand(2, 3)).shape == (2, 0)
+    assert memory.neighbors(torch.rand(2, 3)).shape == (2, 0)
+    memory.update(torch.rand(2, 3), torch.tensor([-1, -1]))
+    memory = InstanceMemory(torch.eye(3), labels=torch.full((3,), -1))
+    assert memory(torch.rand(2, 3)).shape == (2, 0)
+    assert memory.instance_logits(torch.rand(0, 3)).shape == (0, 3)
+
+
+def test_an_instance_memory_resets_to_other_images_and_labels():
+    images, labels = make_images()
+    memory = InstanceMemory(images, labels=labels)
+    memory.reset(torch.eye(5)[:3] * 2)
+    assert torch.equal(memory.features, torch.eye(5)[:3])
+    assert memory(torch.rand(2, 5)).shape == (2, 3)
+    memory.reset(images, labels)
+    assert memory(torch.rand(2, 5)).shape == (2, 4)
+    labels.zero_()
+    images.zero_()
+    assert memory.labels.max() == 3
+    assert memory.features.any()
+
+
+# What all memories have
+
+
+def make_memories(dtype=torch.float32):
+    """One of each kind, in two sizes."""
+    images, labels = make_images(dtype=dtype)
+    return {
+        "cluster": [ClusterMemory(make_batch(clusters=c, dtype=dtype)[0]) for c in (6, 4)],
+        "multi": [MultiMemory(make_sub_prototypes(c, m, dtype=dtype)) for c, m in ((6, 3), (4, 2))],
+        "instance": [InstanceMemory(images), InstanceMemory(images[:4])],
+        "labelled": [InstanceMemory(images, labels=labels), InstanceMemory(images[:4])],
+    }
+
+
+KINDS = pytest.mark.parametrize("kind", ["cluster", "multi", "instance", "labelled"])
+
+
+@KINDS
+def test_state_dicts_load_across_sizes_and_weights_only(kind, tmp_path):
+    saved, other = make_memories()[kind]
+    _, features, labels = make_batch(dtype=torch.float32)
+    saved.update(features, labels)
+    torch.save(saved.state_dict(), tmp_path / "memory.pt")
+    other.load_state_dict(torch.load(tmp_path / "memory.pt", weights_only=True))
+    assert torch.equal(other(features), saved(features))
+    for memory in (saved, other):
+        memory.update(features.flip(0), labels)
+    for name, buffer in saved.state_dict().items():
+        assert torch.equal(other.state_dict()[name], buffer)
+
+
+@KINDS
+def test_copies_share_nothing(kind):
+    memory = make_memories()[kind][0]
+    _, features, labels = make_batch(dtype=torch.float32)
+    expected = memory(features)
+    for other in (copy.deepcopy(memory), pickle.loads(pickle.dumps(memory))):
+        assert torch.equal(other(features), expected)
+        other.update(features, labels)
+        assert not torch.equal(other(features), expected)
+        assert torch.equal(memory(features), expected)
+
+
+@COMPILED
+@KINDS
+def test_forward_and_update_compile_to_one_graph(kind):
+    memory, other = (make_memories(torch.float64)[kind][0] for _ in range(2))
+    _, features, labels = make_batch(n=12)
+    rows = features.clone().requires_grad_()
+    forward = torch.compile(memory, backend="eager", fullgraph=True)
+    update = torch.compile(memory.update, backend="eager", fullgraph=True)
+    logits = forward(rows)
+    assert torch.allclose(logits, memory(rows), rtol=1e-12)
+    logits[torch.isfinite(logits)].sum().backward()
+    assert torch.isfinite(rows.grad).all()
+    update(features, labels)
+    other.update(features, labels)
+    assert torch.allclose(memory(features), other(features), rtol=1e-12)
+
+
+@COMPILED
+def test_in_a_compiled_graph_labels_out_of_range_count_as_noise():
+    prototypes, features, labels = make_batch()
+    memory, other = ClusterMemory(prototypes), ClusterMemory(prototypes)
+    update = torch.compile(memory.update, backend="eager", fullgraph=True)
+    update(features, torch.where(labels < 0, 99, labels))
+    other.update(features, labels)
+    assert torch.allclose(memory.prototypes, other.prototypes, atol=1e-12)
+
+
+@KINDS
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_low_precision_features_meet_a_float32_bank(kind, dtype):
+    memory, other = (make_memories()[kind][0] for _ in range(2))
+    _, features, labels = make_batch(dtype=torch.float32)
+    rows = features.to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert memory(rows).dtype == torch.float32
+        memory.update(rows, labels)
+    other.update(rows.float(), labels)
+    for first, second in zip(memory.buffers(), other.buffers(), strict=True):
+        assert first.dtype in (torch.float32, torch.int64)
+        assert torch.equal(first, second)
+
+
+@KINDS
+def test_a_group_of_this_process_alone_changes_nothing(kind):
+    memory, other = (make_memories()[kind][0] for _ in range(2))
+    _, features, labels = make_batch(dtype=torch.float32)
+    memory.update(features, labels, group=True)
+    other.update(features, labels)
+    for first, second in zip(memory.buffers(), other.buffers(), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_weights_and_soft_labels_reach_the_update():
+    prototypes, features, labels = make_batch(dtype=torch.float32)
+    weights, shares = torch.rand(40), torch.rand(40, 6)
+    memory = ClusterMemory(prototypes, threshold=0.1)
+    before = memory.prototypes.clone()
+    memory.update(features, labels, weights=weights)
+    options = {"momentum": 0.1, "threshold": 0.1}
+    expected = update_memory(before, features, labels, weights=weights, **options)
+    assert torch.equal(memory.prototypes, expected)
+    memory.update(features, shares)
+    assert torch.equal(memory.prototypes, update_memory(expected, features, shares, **options))
+    assert repr(memory).endswith("rule='sequential', threshold=0.1)")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_rows_that_do_not_count_hit_no_memory(rule):
+    memory = MultiMemory(torch.eye(4).view(2, 2, 4), rule=rule)
+    weights = torch.tensor([0.0, 1.0, 1.0])
+    groups = torch.tensor([0, -1, 0]) if rule == "mean" else None
+    memory.update(torch.eye(4)[:3], torch.tensor([0, 0, 1]), groups, weights=weights)
+    hit = [[0, 0], [0, 1]] if rule == "mean" else [[1, 0], [0, 1]]
+    assert memory.idle.tolist() == hit
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@KINDS
+@pytest.mark.parametrize("rule", RULES)
+def test_no_step_on_a_gpu_waits_for_it(rule, kind):
+    memory = make_memories()[kind][0].cuda()
+    memory.rule = rule
+    _, features, labels = (part.cuda() for part in make_batch(dtype=torch.float32))
+    weights = torch.rand(40, device="cuda")
+    memory.update(features, labels)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        memory(features)
+        memory.update(features, labels)
+        memory.update(features, labels, weights=weights)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.gpu
@@ -653,7 +1120,13 @@ def test_a_gpu_updates_alike_and_counts_labels_out_of_range_as_noise(rule):
          "weights must be finite and 0 or above, got nan"),
         ({"weights": torch.tensor([1.0, -0.5, 0.5])},
          "weights must be finite and 0 or above, got -0.5"),
-        ({"weights": torch.tensor([1.0, 1.5, 0.5])}, "weights must be at most 1, got 1.5"),
+        ({"weights": torch.tensor([1.0, 1.5, 0.5])}, "weights must be in [0, 1], got 1.5"),
+        ({"labels": torch.zeros(3, 4)},
+         "labels must have shape (3, 2) to be soft, got shape (3, 4)"),
+        ({"labels": torch.tensor([[0.0, 1.0], [0.5, 1.5], [0.0, 0.0]])},
+         "labels must be in [0, 1], got 1.5"),
+        ({"labels": torch.tensor([[0.0, 1.0], [math.nan, 0.5], [0.0, 0.0]])},
+         "labels must be in [0, 1], got nan"),
     ],
 )  # fmt: skip
 def test_errors_name_the_argument_of_an_update(change, message):
@@ -695,6 +1168,24 @@ def test_errors_tell_how_to_convert_an_array(name):
          "prototypes must be a floating-point tensor (n, dim), got torch.float32 of shape (2,)"),
         (lambda: ClusterMemory(torch.eye(2))(torch.zeros(3, 4)), "memory and features must have "
          "the same number of columns, got memory (2, 2), features (3, 4)"),
+        (lambda: ClusterMemory(torch.eye(2), threshold=-2.0),
+         "threshold must be in [-1, 1], got -2.0"),
+        (lambda: MultiMemory(torch.rand(2, 3, 4), patience=0),
+         "patience must be a whole number of at least 1, got 0"),
+        (lambda: MultiMemory(torch.rand(2, 3, 4)).update(torch.zeros(3, 4), torch.zeros(3, 2)),
+         "labels must be an int64 tensor of shape (3,), got torch.float32 of shape (3, 2)"),
+        (lambda: InstanceMemory(torch.tensor([[0.0], [math.nan]])),
+         "features must be finite, got nan in row 1"),
+        (lambda: InstanceMemory(torch.eye(2), labels=torch.tensor([0])),
+         "labels must be an int64 tensor of shape (2,), got torch.int64 of shape (1,)"),
+        (lambda: InstanceMemory(torch.eye(2)).reset(torch.eye(3), torch.tensor([0])),
+         "labels must be an int64 tensor of shape (3,), got torch.int64 of shape (1,)"),
+        (lambda: InstanceMemory(torch.eye(2)).neighbors(torch.eye(2), ratio=1.5),
+         "ratio must be in [0, 1], got 1.5"),
+        (lambda: InstanceMemory(torch.eye(2)).update(torch.eye(2), torch.tensor([0, 2])),
+         "indices must be below the number of clusters 2, got 2"),
+        (lambda: InstanceMemory(torch.eye(2)).update(torch.eye(2), torch.tensor([0, -2])),
+         "indices must be -1 or above, got -2"),
         (lambda: MultiMemory(torch.zeros(2, 3)), "sub_prototypes must be a floating-point tensor "
          "(clusters, memories, dim), got torch.float32 of shape (2, 3)"),
         (lambda: MultiMemory(torch.zeros(2, 3, 4), reduction="min"),
@@ -719,6 +1210,10 @@ def test_errors_name_the_argument_of_a_memory(make, message):
     [
         (lambda array: ClusterMemory(array), "prototypes"),
         (lambda array: MultiMemory(array), "sub_prototypes"),
+        (lambda array: InstanceMemory(array), "features"),
+        (lambda array: InstanceMemory(torch.eye(2), labels=array), "labels"),
+        (lambda array: InstanceMemory(torch.eye(2)).update(torch.eye(2), array), "indices"),
+        (lambda array: ClusterMemory(torch.eye(2)).update(torch.eye(2), array), "labels"),
         (lambda array: ClusterMemory(torch.eye(2))(array), "features"),
         (lambda array: MultiMemory(torch.rand(1, 2, 2))(array), "features"),
         (lambda array: MultiMemory(torch.rand(1, 2, 2)).update(array, torch.arange(2)), "features"),
