@@ -1,5 +1,7 @@
 import math
 import re
+import shutil
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,8 +9,13 @@ import pytest
 import reference_losses as reference
 import torch
 from torch.nn.functional import normalize
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks import losses as published
+from mmmlib._types import ClusterMatch
 from mmmlib.losses import (
+    _discrepancy,
+    _distances,
     batch_hard_triplet,
     class_mmd,
     cluster_nce,
@@ -97,6 +104,33 @@ EXPECTED = {
 }
 WITHOUT_FORM = {"modality_agnostic_nce", "batch_hard_triplet", "weighted_triplet", "mmd"}
 WITH_FORM = sorted(set(ALL_CALLS) - WITHOUT_FORM)
+PAIRS = torch.tensor([[0, 2], [0, 0], [1, 1], [3, 0], [2, 9], [3, 3]])
+MORE_OPTIONS = {
+    "batch_hard_triplet": {"margin": 0.05},
+    "mmd": {"first_weights": "weights", "second_weights": "weights", "kernels": 2, "factor": 3.0},
+    "class_mmd": {"visible_weights": "weights", "infrared_weights": "weights", "kernels": 2},
+    "soft_cluster_alignment": {"visible_weights": "weights", "intra": 0.3, "inter": 0.7},
+}
+VARIANTS = [(name, {}) for name in ALL_CALLS]
+VARIANTS += [(name, {"form": "code"}) for name in WITH_FORM]
+VARIANTS += [(name, {"weights": "weights"}) for name in CALLS]
+VARIANTS += list(MORE_OPTIONS.items())
+VARIANTS += [
+    (name, {**options, "pairs": PAIRS})
+    for name in ("class_mmd", "soft_cluster_alignment")
+    for options in ({}, {"form": "code"}, MORE_OPTIONS[name])
+]
+VARIANTS = [pytest.param(*pair, id="-".join([pair[0], *pair[1]])) for pair in VARIANTS]
+
+
+def call(name, batch, options):
+    """A loss with options, of which the weights are the batch's."""
+    chosen = {key: batch.weights if key.endswith("weights") else v for key, v in options.items()}
+    if "pairs" in chosen:
+        chosen["pairs"] = chosen["pairs"].to(batch.labels.device)
+    return ALL_CALLS[name](batch, **chosen)
+
+
 INPUTS = ("logits", "other_logits", "features", "other_features")
 
 
@@ -289,10 +323,12 @@ def test_autocast_changes_nothing(name, dtype):
     batch = make_batch(dtype=torch.float32)
     rows = watch(batch)
     plain = ALL_CALLS[name](batch)
+    expected = gradients(plain, rows)
     with torch.autocast("cpu", dtype=dtype):
         value = ALL_CALLS[name](batch)
+        found = gradients(value, rows)
     assert value.item() == plain.item()
-    pairs = zip(gradients(value, rows), gradients(plain, rows), strict=True)
+    pairs = zip(found, expected, strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -327,24 +363,94 @@ def test_duplicates_stay_finite(name, scale):
     assert all(grad.isfinite().all() for grad in gradients(value, rows))
 
 
+def become_zero(batch):
+    for field in (*INPUTS, "prototypes"):
+        getattr(batch, field).zero_()
+
+
+def become_equal(batch):
+    for field in INPUTS:
+        rows = getattr(batch, field)
+        setattr(batch, field, rows[:1].repeat(len(rows), 1))
+
+
+def become_lonely(batch):
+    batch.labels = torch.tensor([0, 1, 2, 3, -1, -1, -1, 3, -1, -1])  # few stand on both sides
+
+
+def become_cold(batch):
+    """Similarities at a temperature of 1e-3."""
+    for field in ("logits", "other_logits"):
+        setattr(batch, field, normalize(getattr(batch, field), dim=1) / 1e-3)
+
+
+EXTREMES = [become_zero, become_equal, become_lonely, become_cold]
+PRECISIONS = {
+    "float32": (torch.float32, None),
+    "float16": (torch.float16, None),
+    "bfloat16": (torch.bfloat16, None),
+    "float16-autocast": (torch.float32, torch.float16),
+    "bfloat16-autocast": (torch.float32, torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("extreme", EXTREMES)
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_extremes_stay_finite_in_any_precision(name, options, extreme, precision):
+    dtype, autocast = PRECISIONS[precision]
+    batch = make_batch()
+    extreme(batch)
+    typed = {k: v.to(dtype) if v.is_floating_point() else v for k, v in vars(batch).items()}
+    batch = SimpleNamespace(**typed)
+    rows = watch(batch)
+    with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
+        value = call(name, batch, options)
+    assert math.isfinite(value.item())
+    assert value.item() >= -1e-6
+    found = gradients(value, rows)
+    assert found
+    assert all(grad.isfinite().all() for grad in found)
+
+
+def test_equal_rows_have_no_gradient_whatever_the_classes():
+    rows = torch.randn(2, 6, dtype=torch.float64).repeat_interleave(4, dim=0).requires_grad_()
+    labels = torch.arange(2).repeat_interleave(4)
+    for options in ({}, {"pairs": torch.tensor([[0, 0], [1, 1]])}):
+        for group in (labels, torch.tensor([0] * 4 + [1])):  # a line each; all together
+            some = rows[: len(group)]
+            value = class_mmd(some, group, some.detach(), group, **options)
+            assert value.item() == 0
+            assert (torch.autograd.grad(value, rows)[0] == 0).all()
+
+
 hooked = hasattr(cluster_nce, "__wrapped__")
 
 
+def compile_call(name, batch, options, **compiler):
+    torch.compiler.reset()
+    return torch.compile(lambda: call(name, batch, options), fullgraph=True, **compiler)
+
+
 @pytest.mark.skipif(hooked, reason="the type checker's wrappers are not compiled")
-@pytest.mark.parametrize(
-    ("name", "form"),
-    [(name, form) for name in ALL_CALLS for form in FORMS if form == "paper" or name in WITH_FORM],
-)
-def test_compiles_into_one_graph(name, form):
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_compiles_into_one_graph(name, options):
     batch = make_batch()
     rows = watch(batch)
-    options = {"weights": batch.weights} if name in CALLS else {}
-    options |= {"form": form} if name in WITH_FORM else {}
-    torch.compiler.reset()
-    compiled = torch.compile(
-        lambda: ALL_CALLS[name](batch, **options), fullgraph=True, backend="eager"
-    )
-    value, plain = compiled(), ALL_CALLS[name](batch, **options)
+    value, plain = compile_call(name, batch, options, backend="eager")(), call(name, batch, options)
+    assert value.item() == pytest.approx(plain.item(), rel=1e-12)
+    for grad, expected in zip(gradients(value, rows), gradients(plain, rows), strict=True):
+        torch.testing.assert_close(grad, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(hooked, reason="the type checker's wrappers are not compiled")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
+@pytest.mark.filterwarnings("ignore")  # the compiler calls what is deprecated
+def test_the_default_compiler_gives_the_same():
+    batch = make_batch()
+    rows = watch(batch)
+    value, plain = compile_call("class_mmd", batch, {})(), call("class_mmd", batch, {})
     assert value.item() == pytest.approx(plain.item(), rel=1e-12)
     for grad, expected in zip(gradients(value, rows), gradients(plain, rows), strict=True):
         torch.testing.assert_close(grad, expected)
@@ -359,12 +465,12 @@ def test_a_label_without_a_column_counts_as_noise_in_a_compiled_graph():
     assert value.item() == pytest.approx(cluster_nce(batch.logits, batch.labels).item(), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", ALL_CALLS)
-def test_values_are_read_on_the_cpu_only(name):
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_values_are_read_on_the_cpu_only(name, options):
     """Tensors without values stand for a device that would have to synchronise."""
     batch = SimpleNamespace(**{k: v.to("meta") for k, v in vars(make_batch()).items()})
     rows = watch(batch)
-    value = ALL_CALLS[name](batch)
+    value = call(name, batch, options)
     assert value.shape == ()
     assert value.device.type == "meta"
     assert gradients(value, rows)
@@ -372,16 +478,17 @@ def test_values_are_read_on_the_cpu_only(name):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("name", ALL_CALLS)
-def test_a_gpu_gives_the_same_without_a_synchronisation(name):
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_a_gpu_gives_the_same_without_a_synchronisation(name, options):
     batch = make_batch(dtype=torch.float32)
     rows = watch(batch)
-    expected = ALL_CALLS[name](batch)
+    expected = call(name, batch, options)
     on_gpu = SimpleNamespace(**{k: v.detach().cuda() for k, v in vars(batch).items()})
     gpu_rows = watch(on_gpu)
+    options = {k: v.cuda() if k == "pairs" else v for k, v in options.items()}
     torch.cuda.set_sync_debug_mode("error")
     try:
-        value = ALL_CALLS[name](on_gpu)
+        value = call(name, on_gpu, options)
         found = gradients(value, gpu_rows)
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -391,6 +498,19 @@ def test_a_gpu_gives_the_same_without_a_synchronisation(name):
 
 
 # Contrast and consistency
+
+
+def test_alternate_cross_contrast_is_the_contrast_of_matched_labels():
+    """PGM: infrared rows with the memory of the visible clusters they were matched to."""
+    batch = make_batch()
+    to_infrared, to_visible = torch.tensor([2, -1, 0, 1]), torch.tensor([2, 3, 0, -1])
+    matched = torch.zeros(4, 4, dtype=torch.bool)
+    matched[[0, 2, 3], [2, 0, 1]] = True
+    match = ClusterMatch(to_infrared, to_visible, matched, torch.zeros(4, 4), torch.ones(4, 4))
+    value = cluster_nce(batch.logits, match.to_visible_labels(batch.labels))
+    kept = (batch.labels >= 0) & (batch.labels != 3)  # infrared cluster 3 has no partner
+    expected = cluster_nce(batch.logits[kept], to_visible[batch.labels[kept]])
+    assert value.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 def test_cluster_nce_of_two_clusters_by_hand():
@@ -609,18 +729,146 @@ def test_class_mmd_does_not_depend_on_how_even_the_classes_are(sizes):
     assert value.item() == pytest.approx(expected, rel=1e-10)
 
 
+# How it is computed
+
+
+@pytest.fixture(params=["lines", "together"])
+def path(request, monkeypatch):
+    """Class by class where labels are read, and without reading, as on a GPU."""
+    if request.param == "together":
+        monkeypatch.setattr(_discrepancy, "_may_read", lambda rows: False)
+    return request.param
+
+
+def small_batch(**sizes):
+    return published.make_batch(published.Configuration(threads=1, clusters=64, images=9, **sizes))
+
+
+@pytest.mark.parametrize("name", ["class_mmd", "soft_cluster_alignment"])
+def test_a_tenth_of_the_published_form_is_kept_for_backward(name, path):
+    batch = small_batch(classes=16, instances=8, dim=1024)
+    loss = published.LOSSES[name]
+    kept = [published.kept_bytes(form, batch) for form in (loss.ours, loss.plain)]
+    assert 0 < 10 * kept[0] <= kept[1]
+
+
 def test_even_classes_keep_less_than_all_pairs_of_rows():
-    labels = torch.arange(64).repeat_interleave(2)
-    visible = torch.randn(128, 2, dtype=torch.float64, requires_grad=True)
-    kept = {}
+    batch = small_batch(classes=64, instances=2, dim=2)
+    assert 0 < published.kept_bytes(published.LOSSES["class_mmd"].ours, batch) < 256 * 256 * 8
 
-    def remember(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
-        class_mmd(visible, labels, visible.detach().flip(0), labels)
-    assert 0 < sum(kept.values()) < 256 * 256 * 8
+class CountOperations(TorchDispatchMode):
+    """How many operations run, views included."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", published.LOSSES)
+def test_the_number_of_operations_does_not_grow_with_the_batch(name, path):
+    counts = []
+    for classes in (2, 16):
+        batch = small_batch(classes=classes, instances=3, dim=8)
+        with CountOperations() as operations:
+            published.LOSSES[name].ours(batch).backward()
+        counts.append(operations.count)
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("name", published.LOSSES)
+def test_the_published_form_has_the_same_value_and_gradients(name, path):
+    batch = small_batch(classes=5, instances=3, dim=8)
+    ours, plain, tolerance = published.LOSSES[name]
+    values = ours(batch), plain(batch)
+    assert values[0].item() == pytest.approx(values[1].item(), rel=tolerance)
+    grads = [torch.autograd.grad(value, batch[:5], allow_unused=True) for value in values]
+    for grad, expected in zip(*grads, strict=True):
+        if expected is not None:
+            torch.testing.assert_close(grad, expected, rtol=0, atol=tolerance)
+
+
+def test_the_benchmark_says_what_each_loss_takes_and_keeps(monkeypatch):
+    monkeypatch.setattr(published, "SECONDS", 0.0)
+    tiny = published.Configuration(
+        torch.get_num_threads(), classes=2, instances=2, dim=8, clusters=5, images=9, repeats=1
+    )
+    record = published.run(tiny)
+    assert list(record["losses"]) == list(published.LOSSES)
+    assert all(part["ours"]["seconds"] > 0 for part in record["losses"].values())
+    lines = published.table([record]).splitlines()
+    assert lines[0].startswith("**2 classes x 2 images of each modality, width 8, 5 clusters")
+    assert sum(line.startswith("| `") for line in lines) == len(published.LOSSES)
+    assert len(published.describe(record).splitlines()) >= 1 + len(published.LOSSES)
+    assert published.table([]) == "No runs.\n"
+
+
+def test_squared_distances_have_first_and_second_derivatives():
+    rows = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    for lines in (None, torch.tensor([[0, 2], [4, 1]])):
+        assert torch.autograd.gradcheck(_distances.squared_distances, (rows, lines))
+        assert torch.autograd.gradgradcheck(_distances.squared_distances, (rows, lines))
+
+
+def test_kernel_sums_have_first_and_second_derivatives():
+    squared = torch.rand(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    rates, amounts = -torch.rand(2, 3, 5).double(), torch.rand(2, 3, 5).double()
+    assert torch.autograd.gradcheck(_distances.kernel_sum, (squared, rates, amounts))
+    assert torch.autograd.gradgradcheck(_distances.kernel_sum, (squared, rates, amounts))
+
+
+def test_sums_of_discrepancies_have_the_gradient_at_a_fixed_bandwidth(path, monkeypatch):
+    def fixed(spread, rest, kernels):
+        return torch.tensor([-0.4, -1.1], dtype=torch.float64).expand(*spread.shape, 2)
+
+    monkeypatch.setattr(_discrepancy, "_rates", fixed)
+    batch = make_batch()
+    inputs = batch.features, batch.other_features, batch.weights, batch.weights.flip(0)
+    sizes = _discrepancy.Kernels(2, 2.0)
+
+    def total(rows, others, weights, other_weights, pairs=None):
+        sides = (
+            _discrepancy.Side(rows, batch.labels, weights),
+            _discrepancy.Side(others, batch.labels.flip(0), other_weights),
+        )
+        if pairs is None:
+            return _discrepancy.of_labels(*sides, sizes)[0]
+        return _discrepancy.of_pairs(*sides, pairs, sizes)[0]
+
+    inputs = [value.requires_grad_() for value in inputs]
+    for pairs in (None, PAIRS):
+        assert torch.autograd.gradcheck(partial(total, pairs=pairs), inputs)
+        assert torch.autograd.gradgradcheck(partial(total, pairs=pairs), inputs)
+
+
+@pytest.mark.parametrize("options", [{}, {"pairs": PAIRS}])
+def test_small_blocks_change_nothing(options, path, monkeypatch):
+    batch = make_batch()
+    rows = watch(batch)
+    whole = call("class_mmd", batch, options)
+    expected = gradients(whole, rows)
+    monkeypatch.setattr(_distances, "BLOCK", 1)
+    monkeypatch.setattr(_distances, "LIMIT", 1)
+    value = call("class_mmd", batch, options)
+    assert value.item() == pytest.approx(whole.item(), rel=1e-12)
+    for grad, other in zip(gradients(value, rows), expected, strict=True):
+        torch.testing.assert_close(grad, other)
+
+
+@pytest.mark.parametrize("sizes", [[1, 9], [2, 3, 5]])
+@pytest.mark.parametrize("form", FORMS)
+def test_pairs_of_uneven_classes_equal_the_loop(sizes, form, path):
+    batch = make_batch()
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    rows = batch.features, labels, batch.other_features, labels.flip(0) + 1
+    pairs = torch.tensor([[0, 1], [0, 2], [1, 2], [2, 2], [1, 7]])
+    value = class_mmd(*rows, pairs=pairs, form=form)
+    expected = reference.class_mmd(*(row.numpy() for row in rows), pairs.tolist(), form=form)
+    assert value.item() == pytest.approx(expected, rel=1e-10)
 
 
 def test_many_to_many_pairs_stand_all_against_all():
