@@ -32,6 +32,7 @@ def clean_probability(
     losses: Float[Tensor, "n *views"],
     *,
     visited: Bool[Tensor, "n *views"] | None = None,
+    mixture: Literal["gaussian", "beta"] = "gaussian",
     form: Literal["paper", "code"] = "paper",
 ) -> Float[Tensor, "n *views"]:
     r"""How likely the label of each image is right, judged from its loss.
@@ -43,12 +44,18 @@ def clean_probability(
         \qquad \mu_1 < \mu_2 ,
 
     with :math:`5 \cdot 10^{-4}` added to both variances. The answer is the posterior of the first.
-    Nothing is drawn at random.
+    Nothing is drawn at random. Or the two are beta distributions, which can lean towards an end, as
+    losses do: with mean :math:`\mu` and variance :math:`s^2` of a group,
+
+    .. math:: \alpha = \mu \nu, \qquad \beta = (1 - \mu) \nu, \qquad
+        \nu = \frac{\mu (1 - \mu)}{s^2} - 1 .
 
     Args:
         losses: The loss of each image under its pseudo-label; or one column for each augmented
             view of it (the visible modality of MMM has two). Call once for each modality.
         visited: Where there is a loss. What is not visited never enters the fit, and may be NaN.
+        mixture: What the two groups are: ``"gaussian"``, or ``"beta"`` (only with the form
+            ``"paper"``; losses are kept 1e-4 away from 0 and 1, :math:`\nu` in [1e-2, 1e4]).
         form: ``"paper"`` starts from the halves below and above the median and runs until the mean
             log-likelihood gains less than 1e-9 (at most 1000 rounds); ``"code"`` (the released
             MMM) starts from two-means and stops as soon as it moves less than 1e-2, after 3 or 4
@@ -57,14 +64,15 @@ def clean_probability(
     Returns:
         A probability for each loss, on the device of the losses; 0.5 where not visited. All
         visited ones are 1 if nothing tells them apart: in a constant column (a single image
-        included), or if the two Gaussians have the same mean (within 1e-3).
+        included), or if the two groups have the same mean (within 1e-3).
 
     Raises:
-        ValueError: If a visited loss is not finite, or shapes, types or devices do not fit.
+        ValueError: If a visited loss is not finite, shapes, types or devices do not fit, or the
+            form ``"code"`` is asked of a beta mixture.
 
     Note:
-        The posterior need not fall with the loss: where the first Gaussian is much the narrower
-        one, losses far below its mean belong to the second.
+        The posterior need not fall with the loss: where the first group is much the narrower one,
+        losses far below its mean belong to the second.
 
     Example:
         >>> clean_probability(torch.tensor([0.1, 0.2, 0.1, 3.0, 3.1, 0.2]))
@@ -73,9 +81,13 @@ def clean_probability(
     References:
         Shi et al. Multi-Memory Matching for Unsupervised Visible-Infrared Person
         Re-Identification. ECCV 2024. The mixture: Li et al. DivideMix: Learning with Noisy Labels
-        as Semi-supervised Learning. ICLR 2020.
+        as Semi-supervised Learning. ICLR 2020. Of betas: Arazo et al. Unsupervised Label Noise
+        Modeling and Loss Correction. ICML 2019.
     """
+    check_choice("mixture", mixture, tuple(_MIXTURES))
     check_choice("form", form, ("paper", "code"))
+    if mixture == "beta" and form == "code":
+        raise ValueError("form must be 'paper' with mixture='beta', got 'code'")
     visited = _check_losses(losses, visited)
     values = losses.detach().double() / 2  # a difference of two finite numbers stays finite
     if not values.numel():
@@ -87,14 +99,8 @@ def clean_probability(
     result = torch.where(visited, 1.0, 0.5).double()
     if varies.any():
         scaled = ((values - low) / (high - low))[varies]
-        result[varies] = _lower_posterior(scaled, form)
+        result[varies] = _lower_posterior(scaled, _MIXTURES[mixture], form)
     return result.to(result_type(losses))
-
-
-class _Mixture(NamedTuple):
-    means: Tensor
-    variances: Tensor
-    shares: Tensor
 
 
 def _check_losses(losses: Tensor, visited: Tensor | None) -> Tensor:
@@ -118,15 +124,62 @@ def _check_losses(losses: Tensor, visited: Tensor | None) -> Tensor:
     return visited
 
 
-def _lower_posterior(values: Tensor, form: str) -> Tensor:
-    """The posterior of the Gaussian with the lower mean, of at least two different values."""
+class _Gaussians(NamedTuple):
+    means: Tensor
+    variances: Tensor
+    shares: Tensor
+
+    @classmethod
+    def fitted(cls, values: Tensor, posterior: Tensor) -> "_Gaussians":
+        means, variances, shares = _moments(values, posterior)
+        return cls(means, variances + 5e-4, shares)
+
+    def scores(self, values: Tensor) -> Tensor:
+        """Logarithm of each group's share of the density."""
+        squared = (values[:, None] - self.means).square() / self.variances
+        return self.shares.log() - (squared + (2 * math.pi * self.variances).log()) / 2
+
+
+class _Betas(NamedTuple):
+    means: Tensor
+    concentrations: Tensor
+    shares: Tensor
+
+    @classmethod
+    def fitted(cls, values: Tensor, posterior: Tensor) -> "_Betas":
+        means, variances, shares = _moments(values.clamp(1e-4, 1 - 1e-4), posterior)
+        concentrations = means * (1 - means) / variances.clamp_min(1e-12) - 1
+        return cls(means.clamp(1e-4, 1 - 1e-4), concentrations.clamp(1e-2, 1e4), shares)
+
+    def scores(self, values: Tensor) -> Tensor:
+        """Logarithm of each group's share of the density."""
+        values = values.clamp(1e-4, 1 - 1e-4)[:, None]
+        low, high = self.means * self.concentrations, (1 - self.means) * self.concentrations
+        size = low.lgamma() + high.lgamma() - self.concentrations.lgamma()
+        return self.shares.log() - size + (low - 1) * values.log() + (high - 1) * (-values).log1p()
+
+
+_Mixture = _Gaussians | _Betas
+_MIXTURES: dict[str, type[_Gaussians] | type[_Betas]] = {"gaussian": _Gaussians, "beta": _Betas}
+
+
+def _moments(values: Tensor, posterior: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, variance and share of each group."""
+    mass = posterior.sum(dim=0) + 1e-14  # a group that died out keeps finite means
+    means = values @ posterior / mass
+    spread = (posterior * (values[:, None] - means).square()).sum(dim=0)
+    return means, spread / mass, mass / mass.sum()
+
+
+def _lower_posterior(values: Tensor, kind: type[_Gaussians] | type[_Betas], form: str) -> Tensor:
+    """The posterior of the group with the lower mean, of at least two different values."""
     if form == "code":
-        mixture = _fit(values, _two_means(values), tolerance=1e-2, rounds=100)
+        mixture = _fit(kind, values, _two_means(values), tolerance=1e-2, rounds=100)
     else:
         lower = torch.arange(len(values), device=values.device) < len(values) // 2
         halves = torch.empty_like(lower)
         halves[values.argsort(stable=True)] = lower
-        mixture = _fit(values, halves, tolerance=1e-9, rounds=1000)
+        mixture = _fit(kind, values, halves, tolerance=1e-9, rounds=1000)
     gap = mixture.means.diff()
     if gap.abs() < 1e-3:
         return torch.ones_like(values)
@@ -143,13 +196,20 @@ def _two_means(values: Tensor) -> Tensor:
     return values <= ordered[between.argmax()]
 
 
-def _fit(values: Tensor, lower: Tensor, *, tolerance: float, rounds: int) -> _Mixture:
+def _fit(
+    kind: type[_Gaussians] | type[_Betas],
+    values: Tensor,
+    lower: Tensor,
+    *,
+    tolerance: float,
+    rounds: int,
+) -> _Mixture:
     """Expectation maximisation from two groups."""
-    mixture = _maximise(values, torch.stack([lower, ~lower], dim=1).double())
+    mixture: _Mixture = kind.fitted(values, torch.stack([lower, ~lower], dim=1).double())
     previous = -math.inf
     for _ in range(rounds):
         posterior, likelihood = _expect(values, mixture)
-        mixture = _maximise(values, posterior)
+        mixture = kind.fitted(values, posterior)
         if abs(likelihood - previous) < tolerance:
             break
         previous = likelihood
@@ -157,17 +217,9 @@ def _fit(values: Tensor, lower: Tensor, *, tolerance: float, rounds: int) -> _Mi
 
 
 def _expect(values: Tensor, mixture: _Mixture) -> tuple[Tensor, float]:
-    squared = (values[:, None] - mixture.means).square() / mixture.variances
-    scores = mixture.shares.log() - (squared + (2 * math.pi * mixture.variances).log()) / 2
+    scores = mixture.scores(values)
     total = scores.logsumexp(dim=1, keepdim=True)
     return (scores - total).exp(), total.mean().item()
-
-
-def _maximise(values: Tensor, posterior: Tensor) -> _Mixture:
-    mass = posterior.sum(dim=0) + 1e-14  # a group that died out keeps finite means
-    means = values @ posterior / mass
-    spread = (posterior * (values[:, None] - means).square()).sum(dim=0)
-    return _Mixture(means, spread / mass + 5e-4, mass / mass.sum())
 
 
 class ReliableLabels(NamedTuple):

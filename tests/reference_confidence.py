@@ -7,31 +7,42 @@ def normal(value, mean, variance):
     return math.exp(-((value - mean) ** 2) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
 
 
-def posterior(value, mixture):
-    densities = [share * normal(value, mean, variance) for share, mean, variance in mixture]
+def beta(value, mean, variance):
+    size = min(max(mean * (1 - mean) / max(variance, 1e-12) - 1, 1e-2), 1e4)
+    low, high = mean * size, (1 - mean) * size
+    scale = math.gamma(size) / (math.gamma(low) * math.gamma(high))
+    return scale * value ** (low - 1) * (1 - value) ** (high - 1)
+
+
+def posterior(value, mixture, density):
+    densities = [share * density(value, mean, variance) for share, mean, variance in mixture]
     return [density / sum(densities) for density in densities]
 
 
-def maximise(values, posteriors):
+def maximise(values, posteriors, more):
     mixture = []
     for k in range(2):
         mass = sum(p[k] for p in posteriors)
         mean = sum(p[k] * x for p, x in zip(posteriors, values, strict=True)) / mass
         spread = sum(p[k] * (x - mean) ** 2 for p, x in zip(posteriors, values, strict=True))
-        mixture.append((mass / len(values), mean, spread / mass + 5e-4))
+        mixture.append((mass / len(values), mean, spread / mass + more))
     return mixture
 
 
-def clean_probability(losses, rounds):
+def clean_probability(losses, rounds, betas=False):
     """Scaled to [0, 1], from the halves below and above the median."""
     low, high = min(losses), max(losses)
     values = [(loss - low) / (high - low) for loss in losses]
+    density, more = normal, 5e-4
+    if betas:
+        values, density, more = [min(max(x, 1e-4), 1 - 1e-4) for x in values], beta, 0
     lower = sorted(range(len(values)), key=values.__getitem__)[: len(values) // 2]
-    mixture = maximise(values, [(1, 0) if i in lower else (0, 1) for i in range(len(values))])
+    halves = [(1, 0) if i in lower else (0, 1) for i in range(len(values))]
+    mixture = maximise(values, halves, more)
     for _ in range(rounds):
-        mixture = maximise(values, [posterior(value, mixture) for value in values])
+        mixture = maximise(values, [posterior(x, mixture, density) for x in values], more)
     first = min(range(2), key=lambda k: mixture[k][1])
-    return [posterior(value, mixture)[first] for value in values]
+    return [posterior(value, mixture, density)[first] for value in values]
 
 
 def members(labels):

@@ -11,10 +11,10 @@ def ranked(distances, keep):
     return [g for g in np.argsort(distances, kind="stable") if keep[g]]
 
 
-def kept(person, camera, identities, cameras, protocol):
-    if protocol.startswith("sysu"):
+def kept(person, camera, identities, cameras, skip):
+    if skip == "overlapping-camera":
         return [not (camera == 3 and other == 2) for other in cameras]
-    if protocol == "llcm":
+    if skip == "own-camera":
         return [
             not (person == who and camera == other)
             for who, other in zip(identities, cameras, strict=True)
@@ -22,22 +22,35 @@ def kept(person, camera, identities, cameras, protocol):
     return [True] * len(identities)
 
 
-def query_metrics(distances, person, camera, identities, cameras, protocol):
+def query_metrics(distances, person, camera, identities, cameras, skip, listed):
     """First hit (from 0), AP and INP of one query; None without a right image."""
-    keep = kept(person, camera, identities, cameras, protocol)
+    keep = kept(person, camera, identities, cameras, skip)
     people = [identities[g] for g in ranked(distances, keep)]
     places = [place for place, who in enumerate(people, 1) if who == person]
     if not places or person < 0:
         return None
-    listed = people if protocol in ("plain", "regdb") else list(dict.fromkeys(people))
+    names = people if listed == "images" else list(dict.fromkeys(people))
     precision = sum(i / place for i, place in enumerate(places, 1)) / len(places)
-    return listed.index(person), precision, len(places) / places[-1]
+    return names.index(person), precision, len(places) / places[-1]
 
 
-def ranking_metrics(distance, query, gallery, query_cameras, gallery_cameras, protocol, max_rank):
+RULES = {
+    "plain": ("nothing", "images"),
+    "regdb": ("nothing", "images"),
+    "sysu-all": ("overlapping-camera", "identities"),
+    "sysu-indoor": ("overlapping-camera", "identities"),
+    "llcm": ("own-camera", "identities"),
+}
+
+
+def ranking_metrics(
+    distance, query, gallery, query_cameras, gallery_cameras, protocol, max_rank,
+    skip=None, places=None,
+):  # fmt: skip
     """CMC, mean AP, mean INP and the number of queries with a right image."""
+    rules = skip or RULES[protocol][0], places or RULES[protocol][1]
     found = [
-        query_metrics(row, person, camera, gallery, gallery_cameras, protocol)
+        query_metrics(row, person, camera, gallery, gallery_cameras, *rules)
         for row, person, camera in zip(distance, query, query_cameras, strict=True)
     ]
     found = [one for one in found if one is not None]

@@ -7,11 +7,12 @@ import reference_confidence as reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import beta
 from sklearn.mixture import GaussianMixture
 
 from mmmlib.confidence import clean_probability, neighbor_confidence, reliable_labels
 
-FORMS = ["paper", "code"]
+FITS = [{"form": "paper"}, {"form": "code"}, {"mixture": "beta"}]
 
 
 def make_losses(n=400, noisy=0.3, gap=1.5):
@@ -22,17 +23,17 @@ def make_losses(n=400, noisy=0.3, gap=1.5):
     return torch.where(wrong, gap + 0.5 * spread, 0.3 + 0.15 * spread.abs()), wrong
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_two_values_are_certain(form):
+@pytest.mark.parametrize("fit", FITS)
+def test_two_values_are_certain(fit):
     losses = torch.tensor([0.1, 3.0, 0.1, 3.0, 3.0])
     expected = torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0])
-    torch.testing.assert_close(clean_probability(losses, form=form), expected)
+    torch.testing.assert_close(clean_probability(losses, **fit), expected)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_wrong_labels_are_found(form):
+@pytest.mark.parametrize("fit", FITS)
+def test_wrong_labels_are_found(fit):
     losses, wrong = make_losses()
-    probability = clean_probability(losses, form=form)
+    probability = clean_probability(losses, **fit)
     assert (((probability < 0.5) == wrong).double().mean()) > 0.95
 
 
@@ -42,6 +43,33 @@ def test_the_converged_fit_equals_plain_python():
     expected = reference.clean_probability(losses.tolist(), rounds=1000)
     assert sum(0.01 < p < 0.99 for p in expected) >= 3
     assert clean_probability(losses).tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_beta_mixture_equals_plain_python():
+    losses = [0.2, 1.9, 0.5, 0.3, 2.2, 0.4, 1.1, 0.1, 0.35, 0.8, 1.4, 0.65, 0.9, 0.45]
+    losses = torch.tensor(losses, dtype=torch.float64)
+    expected = reference.clean_probability(losses.tolist(), rounds=3000, betas=True)
+    assert sum(0.01 < p < 0.99 for p in expected) >= 3
+    assert clean_probability(losses, mixture="beta").tolist() == pytest.approx(expected, abs=1e-3)
+    assert clean_probability(losses).tolist() != pytest.approx(expected, abs=1e-2)
+
+
+def leaning_losses(n=20_000):
+    """Most losses close to the lower end, the others close to the upper one."""
+    rng = np.random.default_rng(1)
+    wrong = rng.random(n) < 0.3
+    losses = np.where(wrong, rng.beta(6, 2, n), rng.beta(1.2, 8, n))
+    return torch.from_numpy(losses), torch.from_numpy(wrong)
+
+
+def test_betas_find_the_posterior_of_losses_that_lean_towards_an_end():
+    losses, _ = leaning_losses()
+    values = losses.numpy()
+    clean, wrong = 0.7 * beta.pdf(values, 1.2, 8), 0.3 * beta.pdf(values, 6, 2)
+    expected = torch.from_numpy(clean / (clean + wrong))
+    gap = [(clean_probability(losses, mixture=m) - expected).abs() for m in ("beta", "gaussian")]
+    assert gap[0].mean() < 0.02
+    assert gap[0].mean() < gap[1].mean() / 2
 
 
 @pytest.mark.parametrize("noisy", [0.05, 0.3, 0.7])
@@ -62,42 +90,42 @@ def test_the_paper_form_is_the_best_of_many_converged_fits(noisy, gap):
     np.testing.assert_allclose(clean_probability(losses).numpy(), expected, atol=2e-3)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_scale_shift_and_order_of_the_losses_do_not_matter(form):
+@pytest.mark.parametrize("fit", FITS)
+def test_scale_shift_and_order_of_the_losses_do_not_matter(fit):
     losses, _ = make_losses()
-    plain = clean_probability(losses, form=form)
+    plain = clean_probability(losses, **fit)
     order = torch.randperm(len(losses), generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(clean_probability(100 * losses - 7, form=form), plain)
-    torch.testing.assert_close(clean_probability(losses[order], form=form), plain[order])
+    torch.testing.assert_close(clean_probability(100 * losses - 7, **fit), plain)
+    torch.testing.assert_close(clean_probability(losses[order], **fit), plain[order])
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_views_are_scaled_apart_and_fitted_together(form):
+@pytest.mark.parametrize("fit", FITS)
+def test_views_are_scaled_apart_and_fitted_together(fit):
     first, second = make_losses()[0], make_losses(n=400, gap=2.0)[0]
     views = torch.stack([first, 10 * second + 3], dim=1)
-    together = clean_probability(views, form=form)
+    together = clean_probability(views, **fit)
     assert together.shape == (400, 2)
     scaled = [(side - side.min()) / (side.max() - side.min()) for side in (first, second)]
-    expected = clean_probability(torch.cat(scaled), form=form)
+    expected = clean_probability(torch.cat(scaled), **fit)
     torch.testing.assert_close(together.T.flatten(), expected)
-    assert (together[:, 0] - clean_probability(first, form=form)).abs().max() > 1e-6
+    assert (together[:, 0] - clean_probability(first, **fit)).abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("left", [-1.0, math.nan, math.inf, 1e6])
-def test_what_is_not_visited_is_one_half_and_never_enters_the_fit(form, left):
+def test_what_is_not_visited_is_one_half_and_never_enters_the_fit(fit, left):
     losses, _ = make_losses()
     visited = torch.rand(len(losses), generator=torch.Generator().manual_seed(1)) < 0.6
-    alone = clean_probability(losses[visited], form=form)
-    probability = clean_probability(losses.where(visited, left), visited=visited, form=form)
+    alone = clean_probability(losses[visited], **fit)
+    probability = clean_probability(losses.where(visited, left), visited=visited, **fit)
     assert torch.equal(probability[visited], alone)
     assert (probability[~visited] == 0.5).all()
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("losses", [[0.7], [0.7, 0.7, 0.7], [0.0]])
-def test_losses_that_do_not_differ_are_all_clean(form, losses):
-    assert (clean_probability(torch.tensor(losses), form=form) == 1).all()
+def test_losses_that_do_not_differ_are_all_clean(fit, losses):
+    assert (clean_probability(torch.tensor(losses), **fit) == 1).all()
 
 
 def test_a_constant_view_is_clean_and_leaves_the_other_alone():
@@ -120,10 +148,10 @@ def test_the_lower_mean_is_clean_even_if_the_fit_began_with_it_as_the_upper():
     assert (probability[9:] < 0.01).all()
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("shape", [(0,), (0, 2), (3, 0)])
-def test_no_losses_give_no_probabilities(form, shape):
-    assert clean_probability(torch.zeros(shape), form=form).shape == shape
+def test_no_losses_give_no_probabilities(fit, shape):
+    assert clean_probability(torch.zeros(shape), **fit).shape == shape
 
 
 def test_nothing_visited_is_all_one_half():
@@ -132,7 +160,7 @@ def test_nothing_visited_is_all_one_half():
     assert clean_probability(losses, visited=visited).tolist() == [0.5, 0.5, 0.5]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize(
     "losses",
     [
@@ -144,8 +172,8 @@ def test_nothing_visited_is_all_one_half():
         list(range(7)),
     ],
 )
-def test_extreme_losses_give_probabilities(form, losses):
-    probability = clean_probability(torch.tensor(losses, dtype=torch.float64), form=form)
+def test_extreme_losses_give_probabilities(fit, losses):
+    probability = clean_probability(torch.tensor(losses, dtype=torch.float64), **fit)
     assert ((probability >= 0) & (probability <= 1)).all()
     assert probability[0] > probability[-1]
 
@@ -388,6 +416,10 @@ def test_errors_of_losses():
 
 def test_errors_of_options():
     losses = torch.zeros(3)
+    with refuses("mixture must be 'gaussian' or 'beta', got 'gamma'"):
+        clean_probability(losses, mixture="gamma")
+    with refuses("form must be 'paper' with mixture='beta', got 'code'"):
+        clean_probability(losses, mixture="beta", form="code")
     with refuses("form must be 'paper' or 'code', got 'book'"):
         clean_probability(losses, form="book")
     wanted = "visited must be a bool tensor of shape (3,)"
@@ -456,7 +488,7 @@ def test_errors_of_soft_targets():
         found.soft_targets(ints(0, 1, 1), balance=1.5)
 
 
-@pytest.mark.parametrize("form", ["paper", "code"])
-def test_losses_at_the_ends_of_float64_stay_finite(form):
+@pytest.mark.parametrize("fit", FITS)
+def test_losses_at_the_ends_of_float64_stay_finite(fit):
     losses = torch.tensor([1e308, -1e308, 0.0, 1e307], dtype=torch.float64)
-    assert torch.isfinite(clean_probability(losses, form=form)).all()
+    assert torch.isfinite(clean_probability(losses, **fit)).all()

@@ -3,6 +3,7 @@
 import logging
 import random
 import re
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ import reference_evaluation as slow
 import torch
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from mmmlib import evaluation
+from mmmlib._kernels import ranking
 from mmmlib.evaluation import (
     RankingMetrics,
+    _device,
+    _search,
     association_report,
     average_trials,
     draw_gallery,
@@ -39,6 +42,16 @@ def random_images(n_queries=25, n_gallery=160, n_people=9, seed=0):
     features = torch.randn(n_queries + n_gallery, 6, generator=generator)
     query = query % n_people
     return features[:n_queries], features[n_queries:], query, gallery, *cameras
+
+
+@contextmanager
+def torch_threads(n):
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def hand_example(query, camera):
@@ -166,19 +179,51 @@ def test_a_strided_distance_with_gradient_is_ranked_and_left_alone():
         assert torch.equal(part, copy)
 
 
-def test_neither_block_size_nor_threads_change_the_metrics(monkeypatch):
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("block", [1, 330, 7000])
+def test_neither_block_size_nor_threads_change_the_metrics(monkeypatch, threads, block):
     distance, people, cameras = random_case(300, 50, 9, 5)
     options = {"query_cameras": cameras[0], "gallery_cameras": cameras[1], "protocol": "llcm"}
     whole = ranking_metrics(distance, *people, **options)
-    monkeypatch.setattr(evaluation, "BLOCK", 7000)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
+    monkeypatch.setattr(_search, "BLOCK", block)
+    with torch_threads(threads):
         parts = ranking_metrics(distance, *people, **options)
-    finally:
-        torch.set_num_threads(threads)
     assert torch.equal(whole.cmc, parts.cmc)
     assert whole[1:] == parts[1:]
+
+
+@pytest.mark.parametrize("levels", [1, 3, 2**20])
+def test_many_right_images_are_ranked_by_one_sort(levels, monkeypatch):
+    distance, people, cameras = random_case(12, 400, 1, levels)
+    distance[0, :30] = torch.inf
+    options = {"query_cameras": cameras[0], "gallery_cameras": cameras[1], "protocol": "llcm"}
+    metrics = ranking_metrics(distance, *people, **options)
+    assert ranking.MOST_COUNTED < 400 * 5 / 6
+    cmc, mean_ap, mean_inp, _ = slow.ranking_metrics(
+        distance.numpy(), *(part.tolist() for part in (*people, *cameras)), "llcm", 20
+    )
+    np.testing.assert_allclose(metrics.cmc.numpy(), cmc, rtol=0, atol=1e-15)
+    assert metrics.mean_ap == pytest.approx(mean_ap, abs=1e-14)
+    assert metrics.mean_inp == pytest.approx(mean_inp, abs=1e-14)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("skip", [None, "nothing", "overlapping-camera", "own-camera"])
+@pytest.mark.parametrize("places", [None, "images", "identities"])
+def test_every_rule_can_be_chosen_apart_from_the_protocol(protocol, skip, places):
+    distance, people, cameras = random_case(40, 90, 7, 9)
+    metrics = ranking_metrics(
+        distance, *people, query_cameras=cameras[0], gallery_cameras=cameras[1],
+        protocol=protocol, skip=skip, places=places,
+    )  # fmt: skip
+    cmc, mean_ap, mean_inp, n_valid = slow.ranking_metrics(
+        distance.numpy(), *(part.tolist() for part in (*people, *cameras)), protocol, 20,
+        skip, places,
+    )  # fmt: skip
+    assert metrics.n_valid == n_valid
+    np.testing.assert_allclose(metrics.cmc.numpy(), cmc, rtol=0, atol=1e-15)
+    assert metrics.mean_ap == pytest.approx(mean_ap, abs=1e-14)
+    assert metrics.mean_inp == pytest.approx(mean_inp, abs=1e-14)
 
 
 def test_the_cmc_of_a_short_gallery_stays_at_its_last_value():
@@ -282,7 +327,7 @@ def test_a_gallery_without_its_cameras_is_empty(cameras):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("shots", [1, 4])
 def test_trials_equal_a_sort_of_each_gallery(protocol, shots, monkeypatch):
-    monkeypatch.setattr(evaluation, "BLOCK", 800)
+    monkeypatch.setattr(_search, "BLOCK", 800)
     query, gallery, *people, query_cameras, gallery_cameras = random_images()
     gallery[80:] = gallery[:80] * 2  # ties
     result = evaluate(
@@ -306,6 +351,133 @@ def test_trials_equal_a_sort_of_each_gallery(protocol, shots, monkeypatch):
         assert metrics.mean_ap == pytest.approx(mean_ap, abs=1e-14)
         assert metrics.mean_inp == pytest.approx(mean_inp, abs=1e-14)
         assert (metrics.n_valid, metrics.n_gallery) == (n_valid, len(rows))
+
+
+def crowded_images(n_queries=40, n_gallery=300, n_people=12, dim=2100, dtype=torch.float32):
+    """Integer rows of one norm, so many nearly alike that float32 cannot tell their order."""
+    generator = torch.Generator().manual_seed(5)
+    common = torch.randint(1000, 1100, (dim,), generator=generator).double()
+    rows = common.repeat(n_queries + n_gallery, 1)
+    pair = torch.rand(len(rows), dim, generator=generator).argsort(dim=1)[:, :6]
+    rows.scatter_(1, pair, rows.gather(1, pair.roll(1, dims=1)))  # swaps keep the norm
+    people = torch.randint(n_people, (len(rows),), generator=generator)
+    rows[-20:] = rows[n_queries : n_queries + 20]
+    query, gallery = rows.to(dtype).split([n_queries, n_gallery])
+    return query, gallery, *people.split([n_queries, n_gallery])
+
+
+@pytest.mark.parametrize("depth", [64, 1024, 4096])
+@pytest.mark.parametrize("often", [0.0, 2.0])  # after the first block: float64 products, or float32
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_float32_cannot_tell_is_ranked_exactly(depth, often, dtype, monkeypatch):
+    monkeypatch.setattr(_search, "DEPTH", depth)
+    monkeypatch.setattr(_search, "OFTEN", often)
+    monkeypatch.setattr(_search, "TILE", 16)
+    query, gallery, *people = crowded_images(dtype=dtype)
+    exact = query.long() @ gallery.long().T
+    places = (-exact).argsort(dim=1, stable=True).argsort(dim=1)
+    result = evaluate(query, gallery, *people).trials[0]
+    expected = ranking_metrics(places.double(), *people)
+    rough = ranking_metrics(-(query.float() @ gallery.float().T), *people)
+    assert torch.equal(result.cmc, expected.cmc)
+    assert result[1:3] == expected[1:3]
+    assert result[1:3] != rough[1:3]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("block", "tile"), [(1, 7), (3000, 50), (2**23, 1024)])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_neither_blocks_nor_threads_change_an_evaluation(
+    protocol, threads, block, tile, monkeypatch
+):
+    query, gallery, *people = crowded_images()
+    generator = torch.Generator().manual_seed(0)
+    cameras = [torch.randint(1, 7, (len(side),), generator=generator) for side in people]
+    options = {"query_cameras": cameras[0], "gallery_cameras": cameras[1], "protocol": protocol}
+    whole = evaluate(query, gallery, *people, **options, trials=3)
+    monkeypatch.setattr(_search, "BLOCK", block)
+    monkeypatch.setattr(_search, "TILE", tile)
+    with torch_threads(threads):
+        parts = evaluate(query, gallery, *people, **options, trials=3)
+    for trial, other in zip(whole.trials, parts.trials, strict=True):
+        assert torch.equal(trial.cmc, other.cmc)
+        assert trial[1:] == other[1:]
+
+
+@pytest.mark.parametrize("compared", [500, 2**27])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("images", [random_images, crowded_images])
+def test_plain_tensor_operations_score_alike(images, protocol, compared, monkeypatch):
+    query, gallery, *people = images()[:4]
+    generator = torch.Generator().manual_seed(0)
+    cameras = [torch.randint(1, 7, (len(side),), generator=generator) for side in people]
+    options = {"query_cameras": cameras[0], "gallery_cameras": cameras[1], "protocol": protocol}
+    compiled = evaluate(query, gallery, *people, **options, trials=2)
+    monkeypatch.setattr(_device, "COMPARED", compared)
+    monkeypatch.setattr(_device, "FACTORS", 10_000)
+    monkeypatch.setattr(_search, "_score", score_plainly)
+    plain = evaluate(query, gallery, *people, **options, trials=2)
+    for trial, other in zip(compiled.trials, plain.trials, strict=True):
+        assert torch.equal(trial.cmc, other.cmc)
+        assert trial[3:] == other[3:]
+        assert trial[1:3] == pytest.approx(other[1:3], abs=1e-14)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("levels", [2, 2**20])
+def test_plain_tensor_operations_score_distances_alike(protocol, levels, monkeypatch):
+    distance, people, cameras = random_case(60, 190, 6, levels)
+    distance[:3, ::2] = torch.inf
+    options = {"query_cameras": cameras[0], "gallery_cameras": cameras[1], "protocol": protocol}
+    compiled = ranking_metrics(distance, *people, **options)
+    monkeypatch.setattr(_search, "_score", score_plainly)
+    plain = ranking_metrics(distance, *people, **options)
+    assert torch.equal(compiled.cmc, plain.cmc)
+    assert compiled[1:3] == pytest.approx(plain[1:3], abs=1e-14)
+
+
+def score_plainly(distance, width, query, gallery, task, start):
+    """What a device other than the CPU does."""
+    part = slice(start, start + len(distance))
+    task = task._replace(persons=task.persons[part], skipped=task.skipped[part])
+    quantum = (_search._quantum(query.dim) * query.norm).clamp_min(1e-300)
+    exact = query.values, gallery.values, _search._factor(gallery), quantum
+    return _device.score_queries(distance, width, task, exact), 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_gpu_gives_the_same(protocol):
+    query, gallery, *people = crowded_images()
+    cameras = [side % 6 + 1 for side in people]
+    arguments = [query, gallery, *people]
+    options = {"query_cameras": cameras[0], "gallery_cameras": cameras[1]}
+    expected = evaluate(*arguments, **options, protocol=protocol, trials=2)
+    result = evaluate(
+        *(part.cuda() for part in arguments),
+        **{name: part.cuda() for name, part in options.items()}, protocol=protocol, trials=2,
+    )  # fmt: skip
+    assert result.cmc.is_cuda
+    torch.testing.assert_close(result.cmc.cpu(), expected.cmc, rtol=0, atol=0)
+    assert result.mean_ap == pytest.approx(expected.mean_ap, abs=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_smallest_and_the_largest_features_are_searched(dtype):
+    query, gallery, *people = random_images()[:4]
+    expected = evaluate(query, gallery, *people)
+    limits = torch.finfo(dtype)
+    far = evaluate(query.to(dtype) * (limits.max / 8), gallery.to(dtype), *people)
+    near = evaluate(query.to(dtype), gallery.to(dtype) * (limits.tiny * 8), *people)
+    assert far.mean_ap == pytest.approx(expected.mean_ap, abs=1e-12)
+    assert near.mean_ap == pytest.approx(expected.mean_ap, abs=1e-12)
+
+
+def test_features_without_columns_all_tie():
+    people = torch.tensor([0, 1])
+    result = evaluate(torch.zeros(2, 0), torch.zeros(2, 0), people, people)
+    assert result.mean_ap == 0.75
 
 
 def test_the_result_is_the_mean_of_the_trials():
@@ -572,6 +744,15 @@ def test_errors_name_the_protocols():
         evaluate(torch.zeros(2, 2), torch.zeros(2, 2), PEOPLE, PEOPLE, protocol="sysu")
     with says("protocol must be 'sysu-all', 'sysu-indoor' or 'llcm', got 'regdb'"):
         draw_gallery(PEOPLE, PEOPLE, protocol="regdb", trial=0)
+
+
+def test_errors_name_the_rules():
+    with says("skip must be 'nothing', 'overlapping-camera' or 'own-camera', got 'camera'"):
+        ranking_metrics(torch.zeros(2, 2), PEOPLE, PEOPLE, skip="camera")
+    with says("places must be 'images' or 'identities', got 'rows'"):
+        evaluate(torch.zeros(2, 2), torch.zeros(2, 2), PEOPLE, PEOPLE, places="rows")
+    with says("query_cameras must be given for skip 'own-camera', got None"):
+        ranking_metrics(torch.zeros(2, 2), PEOPLE, PEOPLE, skip="own-camera")
 
 
 @pytest.mark.parametrize("name", ["trials", "shots", "max_rank"])
