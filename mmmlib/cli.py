@@ -1,4 +1,4 @@
-"""The command line: ``mmmlib train`` and ``mmmlib report``."""
+"""The command line: ``mmmlib train``, ``mmmlib report`` and ``mmmlib doctor``."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        options.action(options)
+        code: int = options.action(options) or 0
     except (OSError, ValueError, ArithmeticError) as error:
         print(f"mmmlib {options.command}: {error}", file=sys.stderr)
         return 2
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"mmmlib {options.command}: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,9 +46,11 @@ def _parser() -> argparse.ArgumentParser:
             (kind for kind in (int, float) if kind in (item.type, *get_args(item.type))), str
         )
         default = "" if item.default in (None, MISSING) else f" (default {item.default})"
+        switch = item.type is bool
+        value = {"action": "store_true"} if switch else {"type": kind}
         train.add_argument(
-            *item.metadata["names"], dest=item.name, type=kind, default=argparse.SUPPRESS,
-            help=item.metadata["about"] + default,
+            *item.metadata["names"], dest=item.name, default=argparse.SUPPRESS,
+            help=item.metadata["about"] + ("" if switch else default), **value,
         )  # fmt: skip
     train.add_argument("--config", type=Path, help="args.json of an earlier run to start from")
     train.add_argument("--logs-dir", type=Path, default=Path("runs"), help="where runs are kept")
@@ -57,6 +59,13 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write report.html of finished runs again")
     report.set_defaults(action=_report)
     report.add_argument("run", type=Path, nargs="+", help="folder of a run")
+
+    doctor = commands.add_parser("doctor", help="count a data set; without one, what is installed")
+    doctor.set_defaults(action=_doctor)
+    doctor.add_argument("-d", dest="dataset", help="data set")
+    doctor.add_argument("--data-dir", help="where it lies")
+    doctor.add_argument("--trial", type=int, default=1, help="of RegDB's ten splits (default 1)")
+    doctor.add_argument("--images", action="store_true", help="open every image")
     return parser
 
 
@@ -86,7 +95,8 @@ def _train(options: argparse.Namespace) -> None:
     _check_device(settings.device)
     loaded = data.load(
         settings.dataset, settings.data_dir, seed=settings.seed, jitter=settings.jitter,
-        height=settings.height, width=settings.width,
+        height=settings.height, width=settings.width, trial=settings.trial,
+        allow_incomplete=settings.allow_incomplete,
     )  # fmt: skip
     folder = _new_folder(options.logs_dir / f"{settings.dataset}_{settings.recipe}")
     run = Run(folder, settings, quiet=options.quiet)
@@ -118,3 +128,18 @@ def _report(options: argparse.Namespace) -> None:
 
     for folder in options.run:
         print(write_report(folder))
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    """Print counts and findings; 2 if anything is wrong."""
+    from mmmlib.reference.doctor import examine, surroundings
+
+    if options.dataset is None:
+        for name, value in surroundings().items():
+            print(f"{name:14} {value}")
+        return 0
+    found = examine(options.dataset, options.data_dir, trial=options.trial, images=options.images)
+    wrong = [f"wrong: {finding}" for finding in found.findings]
+    for line in (*found.counts, *wrong):
+        print(line)
+    return 2 if found.findings else 0

@@ -1,4 +1,6 @@
 import re
+from colorsys import hsv_to_rgb, rgb_to_hsv
+from math import pi, sin
 
 import pytest
 import torch
@@ -9,8 +11,11 @@ from mmmlib.reference.augment import (
     brightness_contrast,
     channel_adaptive_gray,
     channel_exchange,
+    color_jitter,
     horizontal_flip,
+    infrared_view,
     invert,
+    linear_transform,
     random_crop,
     random_erasing,
     two_views,
@@ -21,8 +26,11 @@ SINGLE = [
     brightness_contrast,
     channel_adaptive_gray,
     channel_exchange,
+    color_jitter,
     horizontal_flip,
+    infrared_view,
     invert,
+    linear_transform,
     random_crop,
     random_erasing,
 ]
@@ -191,14 +199,188 @@ def test_brightness_and_contrast_are_linear_in_each_image():
     assert 1.4 < spread.max() <= 1.5
 
 
+ONLY = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+
+
+def jittered(images, **ranges):
+    return color_jitter(images, generator(), **(ONLY | ranges))
+
+
+def luma(images):
+    weights = torch.tensor([0.2989, 0.5870, 0.1140])
+    return (images * weights[:, None, None]).sum(dim=1, keepdim=True)
+
+
+def test_color_jitter_without_ranges_changes_nothing(images):
+    torch.testing.assert_close(jittered(images), images, atol=1e-6, rtol=0)
+
+
+def test_brightness_contrast_and_saturation_scale_what_they_should():
+    images = 0.45 + 0.1 * torch.rand(300, 3, 6, 5)
+    for name, middle in (
+        ("brightness", torch.zeros(300, 1, 1, 1)),
+        ("contrast", luma(images).mean(dim=(1, 2, 3), keepdim=True)),
+        ("saturation", luma(images)),
+    ):
+        changed = jittered(images, **{name: 0.5})
+        before, after = (images - middle).flatten(1), (changed - middle).flatten(1)
+        factor = (before * after).sum(dim=1) / before.square().sum(dim=1)
+        torch.testing.assert_close(after, factor[:, None] * before, atol=1e-5, rtol=1e-3)
+        assert 0.5 <= factor.min() < 0.55
+        assert 1.45 < factor.max() <= 1.5 + 1e-4
+
+
+def test_hue_turns_the_colour_circle_and_nothing_else():
+    images = torch.rand(60, 3, 2, 2)
+    turned = jittered(images, hue=0.5)
+    turns = []
+    for before, after in zip(images.permute(0, 2, 3, 1), turned.permute(0, 2, 3, 1), strict=True):
+        pairs = list(zip(before.reshape(4, 3).tolist(), after.reshape(4, 3).tolist(), strict=True))
+        hues = [(rgb_to_hsv(*new)[0] - rgb_to_hsv(*old)[0]) % 1 for old, new in pairs]
+        turns.append(hues[0])
+        for old, new in pairs:
+            hue, saturation, value = rgb_to_hsv(*old)
+            assert new == pytest.approx(hsv_to_rgb(hue + hues[0], saturation, value), abs=1e-4)
+    turns = torch.tensor(turns)
+    assert turns.min() < 0.1
+    assert turns.max() > 0.9
+    assert ((turns > 0.4) & (turns < 0.6)).any()
+
+
+def test_gray_has_no_hue_and_no_saturation():
+    images = torch.rand(20, 1, 3, 3).expand(20, 3, 3, 3)
+    changed = jittered(images, saturation=1.0, hue=0.5)
+    torch.testing.assert_close(changed, images, atol=2e-4, rtol=0)  # luma's weights sum to 0.9999
+    single = images[:, :1]
+    changed = color_jitter(single, generator(), saturation=1.0, hue=0.5)
+    assert changed.shape == single.shape
+    assert not torch.allclose(changed, single)
+
+
+def test_the_order_of_the_changes_is_an_image_s_own():
+    """Contrast before brightness cuts a bright image off; after it, another one comes out."""
+    images = torch.tensor([0.2, 0.9]).expand(400, 1, 1, 2)
+    result = color_jitter(images, generator(), brightness=0.5, contrast=1.0)
+    again = generator()
+    by = torch.tensor([0.5, 1.0]) * (2 * torch.rand(400, 4, generator=again) - 1)[:, :2]
+    bright, stretch = (column[:, None, None, None] for column in by.T)
+
+    def brighten(x):
+        return (x * (1 + bright)).clamp(0, 1)
+
+    def contrast(x):
+        mean = x.mean(dim=(1, 2, 3), keepdim=True)
+        return (mean + (x - mean) * (1 + stretch)).clamp(0, 1)
+
+    options = [contrast(brighten(images)), brighten(contrast(images))]
+    equal = [torch.isclose(result, x, atol=1e-5).flatten(1).all(dim=1) for x in options]
+    assert (equal[0] | equal[1]).all()
+    for one, other in (equal, equal[::-1]):
+        assert (one & ~other).sum() > 60
+
+
+def test_a_linear_transform_of_one_round_scales_one_rectangle_by_a_factor_for_each_channel():
+    images = 0.1 + 0.4 * torch.rand(500, 3, 12, 8)
+    result = linear_transform(images, generator(), share=1.0, rounds=1)
+    peaks = []
+    for before, after in zip(images, result, strict=True):
+        changed = before != after
+        assert torch.equal(changed, changed[:1].expand_as(changed))
+        rows, columns = changed[0].any(dim=1), changed[0].any(dim=0)
+        assert torch.equal(changed[0], rows[:, None] & columns)
+        assert changed[0].sum() == rows.sum() * columns.sum()
+        for channel in range(3):
+            ratio = (after / before)[channel][changed[0]]
+            torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio))
+            peaks.append(after[channel][changed[0]].max())
+    peaks = torch.stack(peaks)  # of Beta(1/2, 1/2), whose quantile is sin(pi u / 2) ** 2
+    for share in (0.1, 0.25, 0.5, 0.75, 0.9):
+        assert (peaks <= sin(pi * share / 2) ** 2).float().mean() == pytest.approx(share, abs=0.05)
+
+
+def test_a_linear_transform_ends_when_a_factor_is_small_enough():
+    images = 0.1 + 0.8 * torch.rand(40, 3, 24, 12)
+    results = [
+        linear_transform(images, generator(), share=1.0, rounds=rounds) for rounds in (40, 200)
+    ]
+    for result in results:
+        assert ((result / images).amin(dim=(1, 2, 3)) <= 1e-6 + 1e-9).float().mean() > 0.95
+        assert result.max() <= 1
+    early = linear_transform(images, generator(), share=1.0, darkest=1.0, rounds=200)
+    assert ((early != images).flatten(2).float().mean(dim=2) < 0.5).all()  # one rectangle each
+
+
+def test_a_linear_transform_leaves_black_images_black_and_spares_images_by_chance(images):
+    black = torch.zeros(4, 3, 20, 12)
+    assert torch.equal(linear_transform(black, generator(), share=1.0), black)
+    half = images.clone()
+    half[:, 1] = 0
+    result = linear_transform(half, generator(), share=1.0)
+    assert torch.isfinite(result).all()
+    assert not result[:, 1].any()
+    untouched = (linear_transform(images, generator(), share=0.5) == images).flatten(1).all(dim=1)
+    assert 16 < untouched.sum() < 48
+    assert torch.equal(linear_transform(images, generator(), share=0.0), images)
+
+
 def test_augment_does_nothing_when_everything_is_off(images):
     assert torch.equal(augment(images, generator(), pad=0, flip=0.0, erase=0.0), images)
 
 
 def test_the_second_view_shows_one_channel_and_the_first_all(images):
-    first, second = two_views(images, generator(), erase=0.0, jitter=0.3)
-    torch.testing.assert_close(second, second[:, :1].expand_as(second))
+    first, second = two_views(images, generator(), jitter=0.3)
+    assert torch.equal(second, second[:, :1].expand_as(second))  # also where it was erased
     assert not torch.allclose(first, first[:, :1].expand_as(first))
+
+
+def test_the_parts_of_two_views_are_off_when_asked_for(images):
+    off = {"pad": 0, "flip": 0.0, "erase": 0.0}
+    first, second = two_views(images, generator(), **off)
+    assert torch.equal(first, images)
+    assert which(images, second)[:3].sum() == len(images)
+    scaled, _ = two_views(images, generator(), **off, linear=1.0)
+    changed = (scaled != images).flatten(1).any(dim=1)
+    assert changed.all()
+    assert (scaled <= 1).all()
+    _, jittered = two_views(images, generator(), **off, jitter=0.5)
+    same = [torch.isclose(jittered[:, 0], images[:, i]).flatten(1).all(dim=1) for i in range(3)]
+    assert not torch.stack(same).any()
+
+
+def test_an_infrared_view_copies_a_channel_or_turns_gray_or_does_nothing():
+    images = torch.rand(1600, 3, 3, 3)
+    off = {"pad": 0, "flip": 0.0, "erase": 0.0}
+    counts = which(images, infrared_view(images, generator(), **off))
+    assert ((counts - torch.tensor([400, 400, 400, 200, 200])).abs() < 70).all()
+    single = images[:, :1]
+    assert torch.equal(infrared_view(single, generator(), **off), single)
+    brighter = infrared_view(single, generator(), **off, jitter=0.5)
+    assert (brighter != single).flatten(1).any(dim=1).all()
+
+
+def test_the_draws_leave_the_generator_where_another_device_would(images):
+    """The number of draws depends on the shape only, so that devices agree in every later draw."""
+    for function in [*SINGLE, two_views]:
+        states = []
+        for given in (images, torch.zeros_like(images)):
+            drawn = generator()
+            function(given, drawn)
+            states.append(drawn.get_state())
+        assert torch.equal(*states)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("function", SINGLE)
+def test_a_gpu_gives_the_same_images_and_is_never_waited_for(function, images):
+    there = images.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        result = function(there, generator())
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert result.is_cuda
+    torch.testing.assert_close(result.cpu(), function(images, generator()), atol=1e-4, rtol=1e-3)
 
 
 def test_errors_name_the_argument(images):
@@ -215,6 +397,16 @@ def test_errors_name_the_argument(images):
         horizontal_flip(images, generator(), share=1.5)
     with pytest.raises(ValueError, match=re.escape("brightness must be in [0, 1], got 2")):
         brightness_contrast(images, generator(), brightness=2)
+    with pytest.raises(ValueError, match=re.escape("hue must be in [0, 0.5], got 0.6")):
+        color_jitter(images, generator(), hue=0.6)
+    with pytest.raises(ValueError, match=re.escape("saturation must be in [0, 1], got -1")):
+        color_jitter(images, generator(), saturation=-1)
+    with pytest.raises(ValueError, match="rounds must be a whole number of at least 1, got 0"):
+        linear_transform(images, generator(), rounds=0)
+    with pytest.raises(ValueError, match=re.escape("darkest must be in [0, 1], got 2")):
+        linear_transform(images, generator(), darkest=2)
+    with pytest.raises(ValueError, match="tries must be a whole number of at least 1, got 0"):
+        random_erasing(images, generator(), tries=0)
     with pytest.raises(ValueError, match="pad must be a whole number of at least 0, got -1"):
         random_crop(images, generator(), pad=-1)
     with pytest.raises(TypeError, match=r"torch\.from_numpy converts an array"):

@@ -408,3 +408,15 @@ def test_errors_of_a_mixed_or_empty_folder(folder):
     for path in sorted(Path(folder / "visible").rglob("*.*")):
         path.unlink()
     refuse(ValueError, sentence.format("visible", "no image", visible), "folder", folder)
+
+
+def test_errors_of_a_folder_whose_training_half_lacks_a_modality(tmp_path):
+    draw(tmp_path / "visible" / "a" / "1.png")
+    draw(tmp_path / "infrared" / "b" / "1.png")
+    refuse(
+        ValueError,
+        "data_dir must hold training images of both modalities, got one in "
+        f"'{tmp_path.as_posix()}'",
+        "folder",
+        tmp_path,
+    )

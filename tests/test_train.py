@@ -159,7 +159,8 @@ def test_flags_win_over_an_earlier_run_which_wins_over_presets(tmp_path: Path) -
     [
         (
             ["train", "-d", "sysu2"],
-            "mmmlib train: -d must be one of hubble, landsat, folder, synthetic, got 'sysu2'\n",
+            "mmmlib train: -d must be one of hubble, people, landsat, folder, sysu, regdb, llcm, "
+            "synthetic, got 'sysu2'\n",
         ),
         (
             ["train", "-d", "synthetic", "--recipe", "best"],

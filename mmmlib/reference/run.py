@@ -37,6 +37,10 @@ class Settings:
     device: str = _flag("--device", about="cpu, cuda, cuda:1 ...", default="cpu")
     height: int = _flag("--height", about="of images from files", default=288)
     width: int = _flag("--width", about="of images from files", default=144)
+    trial: int = _flag("--trial", about="which of the ten splits of RegDB", default=1)
+    allow_incomplete: bool = _flag(
+        "--allow-incomplete", about="train although the data are not as published", default=False
+    )
     jitter: int | None = _flag("--jitter", about="of the patches; None: the scene's", default=None)
     pad: int = _flag("--pad", about="pixels an image is moved in training", default=8)
     erase: float = _flag("--erase", about="probability of an erased rectangle", default=0.0)
@@ -76,7 +80,7 @@ class Settings:
 
 
 _COUNTS = {
-    "height": 1, "width": 1, "jitter": 0, "pad": 0, "batch_size": 2, "num_instances": 1,
+    "height": 1, "width": 1, "trial": 1, "jitter": 0, "pad": 0, "batch_size": 2, "num_instances": 1,
     "warm_up": 0, "epochs": 0, "iters": 1, "step_size": 1, "dim": 1, "k1": 1, "k2": 1,
     "joint_k1": 1, "joint_k2": 1, "num_memories": 1,
 }  # fmt: skip
@@ -87,11 +91,16 @@ _RANGES = {
 }  # fmt: skip
 _ABOVE = ("lr", "temp", "warm_up_temp")  # these may not be 0
 
+# Persons: the sizes that the published scripts share.
+PERSONS = {"k1": 30, "k2": 6, "joint_k1": 40, "joint_k2": 32, "joint_eps": 0.6, "pad": 10}
 PRESETS: dict[str, dict[str, Any]] = {
     "hubble": {},
+    "people": {"height": 72, "width": 36, "pad": 4, "negative": 0.5},
     "landsat": {"jitter": 2, "pad": 2, "negative": 0.5, "warm_up": 10},
-    # Persons: the sizes that the published scripts share.
-    "folder": {"k1": 30, "k2": 6, "joint_k1": 40, "joint_k2": 32, "joint_eps": 0.6, "pad": 10},
+    "folder": PERSONS,
+    "sysu": PERSONS,
+    "regdb": PERSONS,
+    "llcm": PERSONS,
     "synthetic": {"warm_up": 1, "epochs": 2, "iters": 4, "batch_size": 64, "k1": 8, "k2": 3,
                   "joint_k1": 12, "joint_k2": 6},
 }  # fmt: skip
@@ -175,8 +184,10 @@ def command_of(settings: dict[str, Any]) -> str:
     """
     words = ["mmmlib", "train"]
     for item in fields(Settings):
-        value = settings[item.name]
-        if value is not None:
+        value = settings.get(item.name)  # an earlier version may not have had it
+        if value is True:
+            words.append(item.metadata["names"][-1])
+        elif value is not None and value is not False:
             words += [item.metadata["names"][-1], str(value)]
     return shlex.join(words)
 
