@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import clustering, training, windows
+from benchmarks import clustering, evaluation, losses, matching, memory, timing, training, windows
+from mmmlib.reference.run import Settings
 
 DOCS = Path(__file__).parent.parent / "docs" / "generated"
 ROWS = {
@@ -59,7 +60,8 @@ def training_table(runs: list[dict[str, Any]]) -> str:
 def _of_today(run: dict[str, Any]) -> bool:
     """Whether a run has the settings that its row of the table would have now."""
     settings = training.settings_of(run["name"], run["dataset"], None, run["seed"])
-    return bool(run["settings"] == asdict(settings))
+    # What could not be set at the time was as it is by default.
+    return bool({**asdict(Settings()), **run["settings"]} == asdict(settings))
 
 
 def _training_row(text: str, rows: list[dict[str, Any]]) -> str:
@@ -98,7 +100,7 @@ def clustering_tables(records: list[dict[str, Any]]) -> str:
             "|---" * (len(head) + 1) + "|",
         ]
         lines += [*(_line(row) for row in rows if any(row[1:])), ""]
-    return "\n".join([*lines, *_machines(records), ""])
+    return "\n".join([*lines, *timing.machines(records), ""])
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -150,18 +152,6 @@ def _features(record: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def _machines(records: list[dict[str, Any]]) -> list[str]:
-    """Where and with what the records were made, each only once."""
-    names = ("gpu", "cpu", "cores", "python", "torch", "numpy", "numba", "scikit-learn", "commit")
-    found = [
-        ", ".join(
-            f"{name} {row['environment'][name]}" for name in names if row["environment"][name]
-        )
-        for row in records
-    ]
-    return [f"Made on: {text}." for text in dict.fromkeys(found)]
-
-
 # Title, head and cells of each table.
 CLUSTERING = (
     ("Seconds",
@@ -182,7 +172,11 @@ def tables() -> dict[str, str]:
     """The text of every generated file."""
     recorded = json.loads(windows.RESULTS.read_text())["rows"]
     return {
-        "clustering.md": clustering_tables(clustering.recorded(clustering.RESULTS)),
+        "clustering.md": clustering_tables(timing.recorded(clustering.RESULTS)),
+        "evaluation.md": evaluation.table(timing.recorded(evaluation.RESULTS)),
+        "losses.md": losses.table(timing.recorded(losses.RESULTS)),
+        "matching.md": matching.tables(timing.recorded(matching.RESULTS)),
+        "memory.md": memory.table(timing.recorded(memory.RESULTS)),
         "training.md": training_table(training.finished(training.RESULTS)),
         "windows.md": windows_table(recorded),
     }

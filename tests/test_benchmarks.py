@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import clustering, published, tables, training, windows
+from benchmarks import (
+    clustering,
+    evaluation,
+    matching,
+    memory,
+    published,
+    tables,
+    timing,
+    training,
+    windows,
+)
 from benchmarks.features import make_features
 from mmmlib.clustering import jaccard_graph
 
@@ -46,7 +56,7 @@ def test_clustering_keeps_one_record_a_configuration(
     results = tmp_path / "clustering.json"
     arguments = ["--sizes", "300", "--dim", "64", "--threads", "1", "--repeats", "1"]
     clustering.main([*arguments, "--json", str(results)])
-    (record,) = clustering.recorded(results)
+    (record,) = timing.recorded(results)
     opponents = [part for part in record["opponents"].values() if "skipped" not in part]
     assert len(opponents) >= 3  # faiss need not be there
     assert all(part["same"] > 0.99 for part in opponents)
@@ -55,7 +65,7 @@ def test_clustering_keeps_one_record_a_configuration(
     assert "| 300 x 64, threads: 1 |" in tables.clustering_tables([record])
 
     clustering.main([*arguments, "--json", str(results), "--opponents"])
-    (record,) = clustering.recorded(results)
+    (record,) = timing.recorded(results)
     assert record["opponents"] == {}
 
 
@@ -63,16 +73,16 @@ def test_the_benchmark_runs_each_size_with_each_number_of_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[clustering.Configuration] = []
-    monkeypatch.setattr(clustering, "in_fresh_process", lambda config: made.append(config))
-    monkeypatch.setattr(clustering, "keep", lambda record, path: None)
+    monkeypatch.setattr(timing, "in_fresh_process", lambda module, config: made.append(config))
+    monkeypatch.setattr(timing, "keep", lambda *record: None)
     clustering.main(["--large", "--published", "--threads", "1", "2"])
     sizes = [4120, 11909, 22258, 34167, 100_000, 200_000]
     sizes += 2 * [1000, 2000, 4000, 8000]
     assert [(config.n, config.threads) for config in made] == [
         (n, t) for n in sizes for t in (1, 2)
     ]
-    assert clustering.recorded_seconds(made[-1]) == 71.3
-    assert clustering.recorded_seconds(made[0]) is None
+    assert published.recorded("rows", n=made[-1].n, balanced=made[-1].balanced) == 71.3
+    assert published.recorded("rows", n=made[0].n) is None
 
 
 @pytest.mark.parametrize("balanced", [False, True])
@@ -98,6 +108,59 @@ def test_the_features_are_as_dense_as_those_of_a_training(
     assert 0.4 < about["ari_clustered"] < 0.9
     assert 10 < about["mutual"] < 25
     assert 60 < about["in_degree"] < 400
+
+
+def test_memory_measures_updates_beside_the_published_loop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "memory.json"
+    sizes = {"batch": 16, "instances": 4, "clusters": 6, "memories": 2, "images": 30, "dim": 32}
+    arguments = [word for name, size in sizes.items() for word in (f"--{name}", str(size))]
+    memory.main([*arguments, "--threads", "1", "--repeats", "1", "--json", str(results)])
+    (record,) = timing.recorded(results)
+    assert set(record["parts"]) >= {memory.LOOP, "sequential", "hardest", "mean", "logits"}
+    assert record["error"] < memory.TOLERANCE
+    assert capsys.readouterr().out.startswith("batch 16 of 4 labels, 6 x 32, cpu, threads: 1\n")
+    assert "| 16, threads: 1 | 4 x 4 |" in memory.table([record])
+
+
+def test_matching_times_matchers_and_solvers(tmp_path: Path) -> None:
+    results = tmp_path / "matching.json"
+    arguments = ["--sizes", "12x10", "--solver-sizes", "20x20", "10x25", "--costs", "exp-cos"]
+    arguments += ["--dim", "16", "--threads", "1", "--repeats", "1", "--json", str(results)]
+    matching.main(arguments)
+    records = timing.recorded(results)
+    assert [row["kind"] for row in records] == ["match", "solver", "solver"]
+    assert records[0]["error"] < 1e-5
+    assert records[0]["parts"]["published loop"]["error"] < 1e-5
+    for record in records[1:]:
+        totals = [part["total"] for part in record["parts"].values() if "total" in part]
+        assert len(totals) >= 2
+        assert record["parts"]["linear_assignment"]["gap"] <= 1e-9 * 20 * record["largest"]
+        parts = record["parts"]
+        if "capacitated_assignment" in parts:
+            both = (parts["capacitated_assignment"], parts["scipy, repeated rows"])
+            assert both[0]["total"] == pytest.approx(both[1]["total"])
+        else:
+            assert totals == pytest.approx([totals[0]] * len(totals))
+    text = matching.tables(records)
+    assert "| 12 v 10, threads: 1 |" in text
+    assert "| 10 v 25, exp-cos, threads: 1 |" in text
+
+
+def test_evaluation_times_every_case(tmp_path: Path) -> None:
+    results = tmp_path / "evaluation.json"
+    arguments = ["--scale", "0.05", "--dim", "16", "--threads", "1", "--repeats", "1"]
+    evaluation.main([*arguments, "--json", str(results)])
+    records = timing.recorded(results)
+    assert len(records) == len(evaluation.CASES)
+    assert evaluation.table(records).count("threads: 1") >= len(records)
+
+
+def test_the_script_for_a_gpu_names_every_benchmark_and_their_options() -> None:
+    script = (Path(clustering.__file__).parent / "gpu.sh").read_text()
+    for name in ("clustering", "evaluation", "losses", "matching", "memory"):
+        assert f"-m benchmarks.{name} " in script
 
 
 def test_the_generated_pages_are_up_to_date() -> None:

@@ -26,8 +26,9 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)|^```\{include\} (\S+)$", re.MULTILINE)
 # A dotted name in code font, in full or from a primitive on.
 NAME = re.compile(
-    r"`(?:mmmlib\.)?((?:reference|_types|cli|neighbors|assignment|clustering|memory|matching|losses|"
-    r"confidence|evaluation|sampling|data|recipes|train|run)(?:\.\w+)+)"
+    r"`(?:mmmlib\.)?((?:reference|_types|cli|neighbors|assignment|distributed|clustering|memory|"
+    r"matching|losses|confidence|evaluation|sampling|plots|data|people|doctor|augment|models|recipes|"
+    r"train|run)(?:\.\w+)+)"
 )
 
 
@@ -44,12 +45,14 @@ def public_modules() -> list[str]:
 
 def public(kind) -> list[Any]:
     """What the public modules define of a kind, as parameters of a test."""
+    return [pytest.param(value, id=name) for name, value in named() if kind(value)]
+
+
+def named() -> list[tuple[str, Any]]:
+    """What the public modules hold, by the name to import it by."""
     homes = [importlib.import_module(module) for module in public_modules()]
-    named = [(home, name) for home in homes for name in home.__all__]
     return [
-        pytest.param(getattr(home, name), id=f"{home.__name__}.{name}")
-        for home, name in named
-        if kind(getattr(home, name))
+        (f"{home.__name__}.{name}", getattr(home, name)) for home in homes for name in home.__all__
     ]
 
 
@@ -166,10 +169,10 @@ def follow(home: str, parts: list[str]) -> bool:
 def test_every_primitive_has_its_place_among_the_methods():
     text = (DOCS / "methods.md").read_text()
     missing = [
-        f"{value.__module__}.{value.__name__}"
-        for kind in (inspect.isroutine, is_stateful)
-        for (value,) in (case.values for case in public(kind))
-        if not of_reference(value) and f"`{value.__module__}.{value.__name__}`" not in text
+        name
+        for name, value in named()
+        if (inspect.isroutine(value) or is_stateful(value)) and not of_reference(value)
+        if f"`{name}`" not in text
     ]
     assert not missing
 
