@@ -5,7 +5,8 @@ from typing import Any
 
 import mmmlib
 from mmmlib._types import Neighbors
-from mmmlib.reference.run import PRESETS, Settings
+from mmmlib.reference._presets import TABLE
+from mmmlib.reference.run import Settings
 
 project = "mmmlib"
 author = copyright = "the mmmlib developers"
@@ -59,8 +60,16 @@ myst_substitutions = {
         *((flags(item), default(item), item.metadata["about"]) for item in fields(Settings)),
     ),
     "presets": table(
-        ("data set", "its own numbers"),
-        *((f"`{name}`", preset_flags(preset)) for name, preset in PRESETS.items() if preset),
+        ("data set", "recipe", "numbers", "source"),
+        *(
+            (
+                f"`{row.dataset}`",
+                f"`{row.recipe}`" if row.recipe else "all",
+                preset_flags(row.values),
+                row.source,
+            )
+            for row in TABLE
+        ),
     ),
 }
 

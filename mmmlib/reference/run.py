@@ -6,7 +6,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from math import inf
 from pathlib import Path
@@ -15,11 +15,13 @@ from typing import Any, TypeVar
 import torch
 
 import mmmlib
-from mmmlib._check import check_count, check_number
+from mmmlib._check import check_choice, check_count, check_number
+from mmmlib.reference._presets import PRESETS as PRESETS
 
 __all__ = ["PRESETS", "Run", "Settings", "command_of", "environment"]
 
 Item = TypeVar("Item")
+CHECKPOINT = "checkpoint.pth.tar"
 
 
 def _flag(*names: str, about: str, default: Any) -> Any:
@@ -35,6 +37,13 @@ class Settings:
     recipe: str = _flag("--recipe", about="published method", default="mmm")
     seed: int = _flag("--seed", about="decides every random choice", default=1)
     device: str = _flag("--device", about="cpu, cuda, cuda:1 ...", default="cpu")
+    arch: str = _flag("-a", "--arch", about="network: cnn (small) or resnet50", default="cnn")
+    pretrained: str | None = _flag(
+        "--pretrained", about="file of weights to start from", default=None
+    )
+    non_local: str | None = _flag(
+        "--non-local", about="blocks of the ResNet-50: paper or code", default=None
+    )
     height: int = _flag("--height", about="of images from files", default=288)
     width: int = _flag("--width", about="of images from files", default=144)
     trial: int = _flag("--trial", about="which of the ten splits of RegDB", default=1)
@@ -46,15 +55,24 @@ class Settings:
     erase: float = _flag("--erase", about="probability of an erased rectangle", default=0.0)
     contrast: float = _flag("--contrast", about="change of brightness and contrast", default=0.4)
     negative: float = _flag("--negative", about="probability of the negative", default=0.0)
+    views: int | None = _flag(
+        "--views", about="visible views of an image, 1 or 2; None: the recipe's", default=None
+    )
     batch_size: int = _flag("-b", "--batch-size", about="images a step", default=256)
     num_instances: int = _flag("--num-instances", about="images of a cluster in it", default=8)
+    accumulate: int = _flag("--accumulate", about="parts a step is computed in", default=1)
+    amp: str = _flag("--amp", about="mixed precision: off, bf16 or fp16", default="off")
     warm_up: int = _flag("--warm-up", about="epochs before the first clustering", default=6)
     epochs: int = _flag("--epochs", about="epochs with clusters", default=16)
     iters: int = _flag("--iters", about="steps an epoch", default=40)
+    eval_step: int = _flag("--eval-step", about="epochs from one test to the next", default=1)
     lr: float = _flag("--lr", about="learning rate", default=2e-3)
     weight_decay: float = _flag("--weight-decay", about="of Adam", default=5e-4)
     step_size: int = _flag("--step-size", about="epochs until lr falls to a tenth", default=12)
-    dim: int = _flag("--features", about="width of the features", default=128)
+    milestones: str | None = _flag(
+        "--milestones", about="epochs at which it falls instead: 20,50,70", default=None
+    )
+    dim: int = _flag("--features", about="width of the small network's features", default=128)
     k1: int = _flag("--k1", about="neighbours of the Jaccard distance", default=8)
     k2: int = _flag("--k2", about="neighbours of its query expansion", default=3)
     joint_k1: int = _flag("--joint-k1", about="k1 of the joint clustering", default=16)
@@ -62,48 +80,71 @@ class Settings:
     eps: float = _flag("--eps", about="radius of DBSCAN", default=0.6)
     joint_eps: float = _flag("--joint-eps", about="eps of the joint clustering", default=0.5)
     momentum: float = _flag("--momentum", about="weight of the old memory", default=0.1)
+    use_hard: bool = _flag(
+        "--use-hard", about="once matched, only the hardest row updates a memory", default=False
+    )
     temp: float = _flag("--temp", about="temperature of the cluster contrast", default=0.05)
     warm_up_temp: float = _flag("--warm-up-temp", about="that of the warm-up", default=0.1)
     num_memories: int = _flag("--num-memories", about="memories per cluster", default=4)
+    no_mmlm: bool = _flag(
+        "--no-mmlm", about="match prototypes one to one, not several memories", default=False
+    )
+    lambda_intra: float | None = _flag(
+        "--lambda-intra", about="weight of the alignment inside; None: the recipe's", default=None
+    )
+    lambda_inter: float | None = _flag(
+        "--lambda-inter", about="weight of the alignment across, likewise", default=None
+    )
+    alpha: float | None = _flag(
+        "--alpha", about="weight of the modality-agnostic contrast, likewise", default=None
+    )
+    beta: float | None = _flag("--beta", about="weight of consistency, likewise", default=None)
+    cross: float | None = _flag("--cross", about="weight of PGM's cross contrast", default=None)
 
     def __post_init__(self) -> None:
         flags = {item.name: item.metadata["names"][-1] for item in fields(self)}
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) is not None:
+                check_choice(flags[name], getattr(self, name), choices)
         for name, least in _COUNTS.items():
             if getattr(self, name) is not None:
                 check_count(flags[name], getattr(self, name), least)
         for name, (low, high) in _RANGES.items():
-            check_number(
-                flags[name], getattr(self, name), low, high,
-                open_low=name in _ABOVE, open_high=high == inf or name in ("eps", "joint_eps"),
-            )  # fmt: skip
+            if getattr(self, name) is not None:
+                check_number(
+                    flags[name], getattr(self, name), low, high,
+                    open_low=name in _ABOVE, open_high=high == inf or name in ("eps", "joint_eps"),
+                )  # fmt: skip
         check_number("--seed", self.seed, 0, 2**63 - 1)
+        self.drops()
+        if self.amp == "fp16" and not self.device.startswith("cuda"):
+            raise ValueError("--amp must be 'off' or 'bf16' without a GPU, got 'fp16'")
+
+    def drops(self) -> tuple[int, ...]:
+        """The epochs at which the rate falls to a tenth; none if it falls every ``step_size``."""
+        words = [] if self.milestones is None else self.milestones.split(",")
+        if not all(word.strip().isdecimal() for word in words):
+            raise ValueError(
+                f"--milestones must be whole numbers between commas, got {self.milestones!r}"
+            )
+        return tuple(int(word) for word in words)
 
 
+_CHOICES = {
+    "arch": ("cnn", "resnet50"), "amp": ("off", "bf16", "fp16"), "non_local": ("paper", "code"),
+}  # fmt: skip
 _COUNTS = {
-    "height": 1, "width": 1, "trial": 1, "jitter": 0, "pad": 0, "batch_size": 2, "num_instances": 1,
-    "warm_up": 0, "epochs": 0, "iters": 1, "step_size": 1, "dim": 1, "k1": 1, "k2": 1,
-    "joint_k1": 1, "joint_k2": 1, "num_memories": 1,
+    "height": 1, "width": 1, "trial": 1, "jitter": 0, "pad": 0, "batch_size": 2,
+    "num_instances": 1, "warm_up": 0, "epochs": 0, "iters": 1, "step_size": 1, "dim": 1, "k1": 1,
+    "k2": 1, "joint_k1": 1, "joint_k2": 1, "num_memories": 1, "accumulate": 1, "eval_step": 1,
 }  # fmt: skip
 _RANGES = {
     "erase": (0, 1), "contrast": (0, 1), "negative": (0, 1), "eps": (0, 1), "joint_eps": (0, 1),
     "momentum": (0, 1), "lr": (0, inf), "weight_decay": (0, inf), "temp": (0, inf),
-    "warm_up_temp": (0, inf),
+    "warm_up_temp": (0, inf), "lambda_intra": (0, inf), "lambda_inter": (0, inf),
+    "alpha": (0, inf), "beta": (0, inf), "cross": (0, inf), "views": (1, 2),
 }  # fmt: skip
 _ABOVE = ("lr", "temp", "warm_up_temp")  # these may not be 0
-
-# Persons: the sizes that the published scripts share.
-PERSONS = {"k1": 30, "k2": 6, "joint_k1": 40, "joint_k2": 32, "joint_eps": 0.6, "pad": 10}
-PRESETS: dict[str, dict[str, Any]] = {
-    "hubble": {},
-    "people": {"height": 72, "width": 36, "pad": 4, "negative": 0.5},
-    "landsat": {"jitter": 2, "pad": 2, "negative": 0.5, "warm_up": 10},
-    "folder": PERSONS,
-    "sysu": PERSONS,
-    "regdb": PERSONS,
-    "llcm": PERSONS,
-    "synthetic": {"warm_up": 1, "epochs": 2, "iters": 4, "batch_size": 64, "k1": 8, "k2": 3,
-                  "joint_k1": 12, "joint_k2": 6},
-}  # fmt: skip
 
 
 class Run:
@@ -113,22 +154,42 @@ class Run:
         folder: Made if missing.
         settings: Written to ``args.json``.
         quiet: Print nothing.
+        resume: Go on with what the folder holds; ``state`` is its checkpoint, None without one.
+        writes: False for all processes but the first: nothing is written or printed.
     """
 
-    def __init__(self, folder: Path, settings: Settings, *, quiet: bool = False) -> None:
-        self.folder, self.quiet = folder, quiet
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        *,
+        quiet: bool = False,
+        resume: bool = False,
+        writes: bool = True,
+    ) -> None:
+        self.folder, self.quiet, self.writes = folder, quiet or not writes, writes
         self.rows: list[dict[str, Any]] = []
+        self.stopping = False
+        self.state = _read_checkpoint(folder) if resume else None
+        if not writes:
+            return
         folder.mkdir(parents=True, exist_ok=True)
-        _write_json(folder / "args.json", asdict(settings))
-        _write_json(folder / "env.json", environment())
-        (folder / "log.txt").write_text("")
+        write_json(folder / "env.json", environment())
+        if self.state is None:
+            write_json(folder / "args.json", asdict(settings))
+            (folder / "log.txt").write_text("")
+
+    def stop(self, *_: object) -> None:
+        """End the training after the epoch that runs (as the handler of a signal)."""
+        self.stopping = True
 
     def say(self, line: str) -> None:
         """Print a line and keep it in ``log.txt``."""
         if not self.quiet:
             print(line, flush=True)
-        with (self.folder / "log.txt").open("a") as log:
-            log.write(line + "\n")
+        if self.writes:
+            with (self.folder / "log.txt").open("a") as log:
+                log.write(line + "\n")
 
     def progress(
         self, items: Iterable[Item], what: str, total: int | None = None
@@ -144,18 +205,49 @@ class Run:
     def log(self, row: dict[str, Any]) -> None:
         """Keep one row of metrics, in ``metrics.csv``, and say it in one line."""
         self.rows.append(row)
+        if self.writes:
+            write_whole(self.folder / "metrics.csv", self._write_rows)
+        self.say(_line(row))
+
+    def _write_rows(self, path: Path) -> None:
         names = list(dict.fromkeys(name for each in self.rows for name in each))
-        with (self.folder / "metrics.csv").open("w", newline="") as file:
+        with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
-        self.say(_line(row))
 
     def save(self, **state: Any) -> None:
         """Write ``checkpoint.pth.tar``; the old one stays until the new one is whole."""
-        path = self.folder / "checkpoint.pth.tar"
-        torch.save(state, path.with_suffix(".new"))
-        path.with_suffix(".new").replace(path)
+        if self.writes:
+            write_whole(self.folder / CHECKPOINT, lambda path: torch.save(state, path))
+
+    def card(self, content: dict[str, Any]) -> None:
+        """Write ``card.json``: what somebody else needs to believe the result."""
+        if self.writes:
+            write_json(self.folder / "card.json", content)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under another name first: what was there stays until the new one is whole."""
+    new = path.with_name(f"{path.name}.new")
+    try:
+        write(new)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file that is whole or not there."""
+    write_whole(path, lambda new: new.write_text(json.dumps(content, indent=2) + "\n"))
+
+
+def _read_checkpoint(folder: Path) -> dict[str, Any] | None:
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return None
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -213,7 +305,3 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": gpu,
     }
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
