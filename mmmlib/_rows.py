@@ -23,7 +23,8 @@ def unit_rows(rows: Tensor) -> Tensor:
         return rows
     largest = rows.detach().abs().amax(dim=-1, keepdim=True)
     rows = rows / torch.where(largest > 0, largest, 1.0)
-    return torch.nn.functional.normalize(rows, dim=-1)
+    norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return rows / torch.where(norm > 0, norm, 1.0)
 
 
 def segment_mean(

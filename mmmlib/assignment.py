@@ -19,7 +19,9 @@ __all__ = ["Assignment", "capacitated_assignment", "linear_assignment"]
 _SHORT = 16  # columns that are looked at first, of each row
 _BIDS = 16  # at most, for each row
 _DENSE = 700  # columns up to which whole rows are read
-_ROUNDS = 5  # over short lists from another device, before the matrix comes to the CPU
+_ROUNDS = 3  # over short lists from another device, before the matrix comes to the CPU
+_TRAVELS = 2**25  # entries of a matrix that comes to the CPU at once
+_HUGE = 2.0**900  # magnitudes whose sums may leave float64
 _SLACK = 2.0**-44  # of the largest cost: reduced costs this close count as equal
 _BLOCK_BYTES = 2**28
 
@@ -52,8 +54,9 @@ def linear_assignment(cost: Float[Tensor, "rows columns"]) -> Assignment:
     """Pair rows with columns one to one: as many pairs as possible, then at least total cost.
 
     Shortest augmenting paths over the few cheapest columns of each row, in float64; then one
-    look at all pairs, which either proves the result or names the rows to do again. The matrix
-    stays on its device: short lists of it go to the CPU, where paths are sought.
+    look at all pairs, which either proves the result or names the rows to do again. From another
+    device a large matrix sends short lists to the CPU, where paths are sought; a small one, or one
+    for which short lists do not do, comes itself.
 
     Args:
         cost: Any shape; ``inf`` forbids a pair.
@@ -136,10 +139,14 @@ def _solve(cost: Tensor, capacity: int, at_least: int) -> Assignment:
         return Assignment(nobody, 0.0, nothing[0], nothing[1], 0.0)
     if capacity == 1 and n_rows > n_columns:
         return _turned(_solve(cost.T, 1, 0))
+    if cost.dtype == torch.float64 and _largest(cost) > _HUGE:
+        return _scaled_back(_solve(cost * 2.0**-256, capacity, at_least), 2.0**256)
     table, largest, surcharge = _priced(cost.detach(), at_least)
+    if table.numel() <= _TRAVELS:
+        table = table.cpu()
     if surcharge is None and n_rows <= at_least * n_columns:
         capacity, at_least = at_least, 0  # no column takes more
-    capacities = np.full(n_columns, min(capacity, n_rows))
+    capacities = np.full(n_columns, min(capacity, n_rows + 1))  # one more: always room
     left_over = n_rows if surcharge else n_rows - int(capacities.sum())
     if left_over > 0:  # they get a column of their own
         alone = table.new_full((n_rows, 1), largest / 2 if surcharge else 0.0)
@@ -148,6 +155,19 @@ def _solve(cost: Tensor, capacity: int, at_least: int) -> Assignment:
     fewest = np.full(len(capacities), at_least)
     fewest[n_columns:] = n_rows  # whoever is left over pays no surcharge
     return _assignment(cost, *_fill(table, capacities, fewest, surcharge, _SLACK * largest))
+
+
+def _largest(cost: Tensor) -> float:
+    """The largest finite magnitude."""
+    low, high = (bound.item() for bound in torch.aminmax(cost.detach()))
+    if high == math.inf:
+        high = cost.detach().masked_fill(torch.isinf(cost), -math.inf).max().item()
+    return max(-low, high) if low < math.inf else 0.0
+
+
+def _scaled_back(found: Assignment, scale: float) -> Assignment:
+    duals = found.row_duals * scale, found.column_duals * scale
+    return Assignment(found.columns, found.total * scale, *duals, found.gap * scale)
 
 
 def _turned(found: Assignment) -> Assignment:
@@ -173,9 +193,9 @@ def _priced(cost: Tensor, at_least: int) -> tuple[Tensor, float, float | None]:
     if not len(finite):
         return torch.zeros_like(table), 0.0, 0.0
     low, high = finite.min().item(), finite.max().item()
-    pairs, spread = len(cost) + 1, high - low or 1.0
+    pairs, spread = len(cost) + 1, high - low or abs(high) or 1.0
     surcharge = spread * pairs if at_least else 0.0
-    forbidden = max(2 * (max(-low, high) + (surcharge + spread) * pairs), 0.0)
+    forbidden = 2 * (max(-low, high) + (surcharge + spread) * pairs)
     return table.double().where(allowed, forbidden), forbidden, surcharge
 
 
@@ -198,7 +218,8 @@ def _fill(
         first = State(state.chosen[:needed], state.paid[:needed], *state[2:4], fewest)
         _settle(table[:needed], first, terms._replace(saturated=True))
         state.price[:] -= state.price.max()
-        terms = terms._replace(surcharge=1 - 2 * state.price.min())
+        largest = slack / _SLACK or 1.0
+        terms = terms._replace(surcharge=largest - 2 * state.price.min())
     return _settle(table, state, terms)
 
 

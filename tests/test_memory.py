@@ -1233,3 +1233,15 @@ def test_errors_of_an_update_leave_the_memory_as_it_was():
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         memory.update(torch.rand(2, 2), torch.tensor([0, 5]))
     assert torch.equal(memory.prototypes, torch.eye(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_zero_row_has_a_finite_gradient_beside_a_real_bank(dtype):
+    memory = ClusterMemory(torch.randn(5, 8, generator=torch.Generator().manual_seed(0)))
+    features = torch.randn(4, 8, generator=torch.Generator().manual_seed(1)).to(dtype)
+    features[1] = 0
+    features.requires_grad_()
+    logits = memory(features)
+    torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 3])).backward()
+    assert features.grad is not None
+    assert features.grad.isfinite().all()

@@ -742,3 +742,10 @@ def test_errors_of_the_rows_name_the_row():
     infrared[1, 2] = math.nan
     with pytest.raises(ValueError, match=r"^infrared must be finite, got nan in row 1$"):
         transport_match(torch.rand(3, 4), infrared)
+
+
+def test_inertia_does_not_lift_max_cost():
+    rows = torch.eye(2)
+    previous = match_costs(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))  # the other way round
+    match = transport_match(rows, rows, max_cost=1.0, previous=previous, inertia=3.0)
+    assert match.to_infrared.tolist() == [0, 1]

@@ -72,7 +72,7 @@ def propagate_labels(
               y \leftarrow (B y + y) / 2, \quad z \leftarrow (B' z + z) / 2.
 
     Rounds end when neither changes by more than ``tolerance`` of its sum. A row without affinity
-    keeps what it has. Weights are rounded to :math:`2^{-30}` and soft labels to :math:`2^{-22}`,
+    keeps its start. Weights are rounded to :math:`2^{-30}` and soft labels to :math:`2^{-22}`,
     so that every sum is exact, in whatever order it is taken. Both modalities are in one label
     space here; call it once more, with the modalities swapped and ``affinity.T``, for the other.
 

@@ -192,10 +192,11 @@ def transport_match(
     check_choice("assignment", assignment, tuple(RULES))
     cost = 2 - 2 * cosine(visible, infrared)
     _check_options(cost, None, max_cost, min_confidence, previous, inertia)
+    priced = cost.masked_fill(cost > max_cost, math.inf)
     if previous is not None:
-        cost = cost - inertia * previous.matched.to(cost)
+        priced = priced - inertia * previous.matched.to(cost)
     found = transport_plan(
-        cost.masked_fill(cost > max_cost, math.inf),
+        priced,
         visible_mass=visible_mass, infrared_mass=infrared_mass, unmatched=unmatched,
         regularisation=regularisation, tolerance=tolerance, max_steps=max_steps,
     )  # fmt: skip
