@@ -85,6 +85,19 @@ def work(rank, folder):
         message_of(lambda: local.update(torch.rand(1, 8), torch.tensor([5 + rank]), group=True)),
         message_of(lambda: gather_rows(torch.zeros(1), group=found["alone"])),
     ]
+    before = local.prototypes.clone()
+    rows, labels = torch.rand(2, 8), torch.tensor([0, 1])
+    result["refused"] = [
+        message_of(lambda: local.update(torch.rand(2, 8 + rank), labels, group=True)),
+        message_of(lambda: local.update(rows.half() if rank else rows, labels, group=True)),
+        message_of(
+            lambda: local.update(
+                rows, labels, group=True, weights=torch.ones(2) if rank == 0 else None
+            )
+        ),
+        message_of(lambda: local.update(rows[: 2 - rank], labels[: 1 + rank], group=True)),
+    ]
+    result["kept"] = torch.equal(local.prototypes, before)
     torch.save(result, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -157,6 +170,17 @@ def test_rows_are_gathered_in_the_order_of_the_ranks(results):
 def test_a_bad_label_on_one_process_is_refused_on_both(results):
     message = "labels must be below the number of clusters 6, got 6"
     assert [result["errors"][0] for result in results] == [message, message]
+
+
+def test_batches_that_do_not_fit_together_are_refused_on_both(results):
+    other = (
+        "tensors must agree in number, type and width on all processes, got others on process 1 "
+        "than on process 0"
+    )
+    uneven = "tensors must have equally many rows, got [2, 1] on process 0"
+    for result in results:
+        assert result["refused"] == [other, other, other, uneven]
+        assert result["kept"]
 
 
 def test_a_group_of_others_is_refused(results):

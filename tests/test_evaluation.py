@@ -797,3 +797,13 @@ def test_errors_refuse_labels_that_are_not_one_per_identity():
     with says("visible_identities must be an int64 tensor of shape (1,), got torch.int64 of shape "
               "(2,)"):  # fmt: skip
         association_report(PEOPLE[:1], PEOPLE, PEOPLE, PEOPLE)
+
+
+def test_images_of_nobody_are_as_many_strangers():
+    distance = torch.tensor([[0.1, 0.2, 0.3, 0.4]])
+    options = {"protocol": "plain", "places": "identities"}
+    query = torch.tensor([7])
+    found = ranking_metrics(distance, query, torch.tensor([-1, -1, -1, 7]), **options)
+    wanted = ranking_metrics(distance, query, torch.tensor([1, 2, 3, 7]), **options)
+    assert torch.equal(found.cmc, wanted.cmc)
+    assert found.cmc[:4].tolist() == [0, 0, 0, 1]

@@ -79,7 +79,9 @@ class Rows(NamedTuple):
 def make_task(query: Side, gallery: Side, draws: list[np.ndarray], rules: Rules) -> Task:
     """The queries, and one gallery for each draw of gallery images."""
     n = len(query.identities)
-    everyone = np.concatenate([query.identities, gallery.identities])
+    nobody = gallery.identities < 0  # each of them is somebody else
+    strangers = np.where(nobody, -1 - np.cumsum(nobody), gallery.identities)
+    everyone = np.concatenate([query.identities, strangers])
     known, codes = np.unique(everyone, return_inverse=True)
     drawn = [codes[n:][draw] for draw in draws]
     orders = [np.argsort(people, kind="stable") for people in drawn]

@@ -301,7 +301,8 @@ def _gather(batch: Batch, group: Group) -> Batch:
         return batch
     check_tensor(features=batch.features, labels=batch.labels)
     given = {name: part for name, part in batch._asdict().items() if part is not None}
-    return Batch(**dict(zip(given, gather_rows(*given.values(), group=group), strict=True)))
+    rows = gather_rows(*given.values(), group=group, aligned=True)
+    return Batch(**dict(zip(given, rows, strict=True)))
 
 
 def _sub_banks(sub_prototypes: SubPrototypes | Tensor) -> dict[str, Tensor]:
