@@ -89,20 +89,20 @@ def test_a_run_interrupted_in_any_epoch_ends_with_the_same_numbers(
     check_equal(tmp_path / "synthetic_pgm", undisturbed)
 
 
-def test_a_run_that_was_killed_ends_with_the_same_numbers(
-    undisturbed: Path, tmp_path: Path
-) -> None:
-    command = [sys.executable, "-m", "mmmlib", "train", *FLAGS, "--logs-dir", str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT)
-    saved = tmp_path / "synthetic_pgm" / "checkpoint.pth.tar"
+def test_a_run_that_was_killed_ends_with_the_same_numbers(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mmmlib", "train"]
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    subprocess.run([*command, *FLAGS, "--logs-dir", str(calm)], cwd=ROOT, check=True)
+    process = subprocess.Popen([*command, *FLAGS, "--logs-dir", str(killed)], cwd=ROOT)
+    saved = killed / "synthetic_pgm" / "checkpoint.pth.tar"
     deadline = time.monotonic() + 100
     while not saved.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()
     process.wait()
     assert saved.exists()
-    assert main(["train", "--resume", str(saved.parent), "--quiet"]) == 0
-    check_equal(saved.parent, undisturbed)
+    subprocess.run([*command, "--resume", str(saved.parent), "--quiet"], cwd=ROOT, check=True)
+    check_equal(saved.parent, calm / "synthetic_pgm")
 
 
 def test_a_signal_to_end_lets_the_epoch_end(
