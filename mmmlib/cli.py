@@ -224,6 +224,10 @@ def _team(settings: Settings) -> Iterator[tuple[Settings, bool]]:
         yield settings, True
         return
     import torch
+
+    # What optimisers import anyway. Imported while processes are joined it keeps their threads
+    # beyond the end of the group, and the interpreter then aborts now and then when it ends.
+    import torch._dynamo
     from torch import distributed
 
     device = settings.device

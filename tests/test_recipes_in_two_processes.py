@@ -40,6 +40,9 @@ def work(folder: Path) -> None:
                 "same": same_everywhere(*(bank.prototypes for bank in banks)),
                 "labels": [tuple(plan.labels) for plan in plans],
             }
+    tasks = Path("/proc/self/task")
+    names = [(task / "comm").read_text() for task in tasks.iterdir()] if tasks.exists() else []
+    result["threads"] = [name for name in names if "gloo" in name]
     torch.save(result, folder / f"{os.environ['RANK']}.pt")
 
 
@@ -78,6 +81,10 @@ def test_both_processes_have_the_same_metrics_labels_and_memories(
     assert second["same"]
     for ours, theirs in zip(first["labels"], second["labels"], strict=True):
         assert all(map(torch.equal, ours, theirs))
+
+
+def test_no_thread_of_the_group_outlives_it(results: list[dict]) -> None:
+    assert [result["threads"] for result in results] == [[], []]
 
 
 if __name__ == "__main__":
