@@ -24,6 +24,7 @@ from mmmlib._kernels import in_threads
 from mmmlib._rows import segment_mean, unit_rows
 from mmmlib._types import CrossModalityClusters, JaccardGraph, Neighbors, SubPrototypes, map_labels
 from mmmlib.assignment import linear_assignment
+from mmmlib.distributed import Group, check_same, gather_arrays, place, share, together
 from mmmlib.neighbors import Metric, nearest, row_metric
 
 __all__ = [
@@ -57,6 +58,7 @@ def jaccard_graph(
     groups: Int[Tensor, "n"] | None = None,
     max_distance: float = 0.7,
     form: Literal["paper", "code"] = "paper",
+    group: Group = None,
 ) -> JaccardGraph:
     r"""Compute the k-reciprocal Jaccard distance as a sparse graph.
 
@@ -82,13 +84,17 @@ def jaccard_graph(
         form: ``"code"`` takes the rows as given, as the released implementations do with
             features that are not unit rows: neighbours by Euclidean distance, weights by inner
             product.
+        group: The processes that share the work; True for all there are, None for this one only.
+            Each passes the same rows and options and gets the whole result, the same bits for any
+            number of processes.
 
     Returns:
         The graph, on the device of the features; symmetric, diagonal exactly 0.
 
     Raises:
         TypeError: If ``features`` or ``groups`` is not a tensor.
-        ValueError: If an argument is out of range, of a wrong shape, or not finite.
+        ValueError: If an argument is out of range, of a wrong shape, or not finite; on all
+            processes, if rows or options differ between them or one of them fails.
 
     Example:
         >>> angle = torch.tensor([0, 10, 25, 60, 70, 80, 180]).double().deg2rad()
@@ -102,16 +108,19 @@ def jaccard_graph(
         Shi et al. Multi-Memory Matching for Unsupervised Visible-Infrared Person
         Re-Identification. ECCV 2024 (``groups``).
     """
-    check_features(features=features)
-    _check_neighbors(k1, k2)
-    check_number("max_distance", max_distance, 0, 1)
-    check_choice("form", form, ("paper", "code"))
-    check_finite(features=features)
-    if groups is not None:
-        check_labels(len(features), groups=groups)
-    metric = row_metric(features, form)
-    found = nearest(metric, min(k1, len(features)))
-    return _graph(metric, found, k1, k2, groups, max_distance)
+    with together(group):
+        check_features(features=features)
+        _check_neighbors(k1, k2)
+        check_number("max_distance", max_distance, 0, 1)
+        check_choice("form", form, ("paper", "code"))
+        check_finite(features=features)
+        if groups is not None:
+            check_labels(len(features), groups=groups)
+        metric = row_metric(features, form)
+    options = {"groups": groups, "k1": k1, "k2": k2, "max_distance": max_distance, "form": form}
+    check_same(group, features=features, **options)
+    found = nearest(metric, min(k1, len(features)), group)
+    return _graph(metric, found, k1, k2, groups, max_distance, group)
 
 
 def _check_neighbors(k1: int, k2: int) -> None:
@@ -127,39 +136,51 @@ def _graph(
     k2: int,
     groups: Tensor | None,
     max_distance: float,
+    group: Group = None,
 ) -> JaccardGraph:
+    """The graph from the neighbours; each process computes a share of the rows of every step."""
     from mmmlib._kernels import graph
 
     device, n = found.indices.device, len(found.indices)
     if n == 0:
         empty = torch.zeros(0, device=device)
         return JaccardGraph(empty.new_zeros(1, dtype=torch.int64), empty.int(), empty, max_distance)
+    if n < place(group)[1]:
+        group = None
+    own = share(n, group)
     index = found.indices.to("cpu", torch.int32).numpy()
     half = min(int(np.around(k1 / 2)) + 1, index.shape[1])
     mutual, mutual_half = np.empty(index.shape, np.bool_), np.empty(index.shape, np.bool_)
-    in_threads(graph.mutual_neighbors, n, index, half, mutual, mutual_half)
+    with together(group):
+        in_threads(graph.mutual_neighbors, own, index, half, mutual, mutual_half)
+    part = slice(own.start, own.stop)
+    mutual, mutual_half = gather_arrays(mutual[part], mutual_half[part], group=group)
     similarity = found.similarities.cpu().numpy()
-    weights = _softmax_weights(
-        metric,
-        _join_rows(
-            in_threads(graph.reciprocal_sets, n, index, similarity, mutual, mutual_half, half)
-        ),
-    )
+    with together(group):
+        lists = index, similarity, mutual, mutual_half, half
+        sets = _join_rows(in_threads(graph.reciprocal_sets, own, *lists), own, n)
+        weights = _softmax_weights(metric, sets, own)
+    weights = _gather_sparse(weights, own, group)
     if k2 > 1:
-        group = np.zeros(n, np.int64) if groups is None else _compact_ids(groups).cpu().numpy()
-        weights = _join_rows(
-            in_threads(graph.expand_queries, n, index, min(k2, index.shape[1]), group, *weights)
-        )
-    columns = graph.transpose(n, *weights)
-    limit = np.float32(max_distance)
-    pairs = _join_rows(in_threads(graph.jaccard_rows, n, n, weights, columns, limit))
+        with together(group):
+            ids = np.zeros(n, np.int64) if groups is None else _compact_ids(groups).cpu().numpy()
+            first = min(k2, index.shape[1])
+            chunks = in_threads(graph.expand_queries, own, index, first, ids, *weights)
+            weights = _join_rows(chunks, own, n)
+        weights = _gather_sparse(weights, own, group)
+    with together(group):
+        columns = graph.transpose(n, *weights)
+        limit = np.float32(max_distance)
+        pairs = _join_rows(in_threads(graph.jaccard_rows, own, n, weights, columns, limit), own, n)
+    pairs = _gather_sparse(pairs, own, group)
     indptr, indices, distances = (torch.from_numpy(part).to(device) for part in pairs)
     return JaccardGraph(indptr, indices, distances, max_distance)
 
 
-def _softmax_weights(
-    metric: Metric, sets: tuple[np.ndarray, np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+Sparse = tuple[np.ndarray, np.ndarray, np.ndarray]  # indptr, indices, values
+
+
+def _softmax_weights(metric: Metric, sets: Sparse, own: range) -> Sparse:
     """Weights of sparse sets from similarities, of which those still missing (nan) are filled in.
 
     The features stay on their device.
@@ -170,13 +191,13 @@ def _softmax_weights(
     n = len(indptr) - 1
     if metric.rows.device.type == "cpu":
         rows, scale = (part.contiguous().numpy() for part in (metric.rows, metric.scale))
-        in_threads(graph.fill_similarities, n, indptr, members, similarity, rows, scale)
+        in_threads(graph.fill_similarities, own, indptr, members, similarity, rows, scale)
     else:
         missing = np.flatnonzero(np.isnan(similarity))
         first = np.repeat(np.arange(n), np.diff(indptr))[missing]
         similarity[missing] = _pair_similarities(metric, first, members[missing])
     weights = np.empty_like(similarity)
-    in_threads(graph.softmax_weights, n, indptr, similarity, weights)
+    in_threads(graph.softmax_weights, own, indptr, similarity, weights)
     kept = weights > 0  # far below float32's range for rows that are no unit rows
     if not kept.all():
         indptr = np.concatenate([[0], np.cumsum(kept)])[indptr]
@@ -198,10 +219,22 @@ def _pair_similarities(metric: Metric, first: np.ndarray, second: np.ndarray) ->
     return np.concatenate(parts)
 
 
-def _join_rows(chunks: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sparse rows of several chunks as one (indptr, indices, values)."""
-    length, index, value = (np.concatenate(part) for part in zip(*chunks, strict=True))
+def _join_rows(chunks: list[Sparse], own: range, n: int) -> Sparse:
+    """Some rows of ``n``, given in chunks, as one sparse matrix; the other rows are empty."""
+    lengths, index, value = (np.concatenate(part) for part in zip(*chunks, strict=True))
+    length = np.zeros(n, np.int64)
+    length[own.start : own.stop] = lengths
     return np.concatenate([[0], np.cumsum(length)]), index, value
+
+
+def _gather_sparse(rows: Sparse, own: range, group: Group) -> Sparse:
+    """The rows of all processes as one sparse matrix."""
+    if place(group)[1] == 1:
+        return rows
+    indptr, index, value = rows
+    length = np.diff(indptr)[own.start : own.stop].astype(np.int32)
+    length, index, value = gather_arrays(length, index, value, group=group)
+    return np.concatenate([[0], np.cumsum(length, dtype=np.int64)]), index, value
 
 
 def _compact_ids(groups: Tensor) -> Tensor:
@@ -428,6 +461,7 @@ def cluster_features(
     eps: float = 0.6,
     min_samples: int = 4,
     form: Literal["paper", "code"] = "paper",
+    group: Group = None,
 ) -> Int[Tensor, "n"]:
     """Cluster the features of one modality: Jaccard distance, then DBSCAN.
 
@@ -440,13 +474,17 @@ def cluster_features(
         eps: Largest Jaccard distance of neighbours in DBSCAN.
         min_samples: Rows within ``eps`` that make a core point, itself included.
         form: ``"code"`` takes rows as given, not as unit rows.
+        group: The processes that share the work; True for all there are, None for this one only.
+            Each passes the same rows and options and gets the whole result, the same bits for any
+            number of processes.
 
     Returns:
         A label per row, -1 for noise.
 
     Raises:
         TypeError: If ``features`` is not a tensor.
-        ValueError: If an argument is out of range, of a wrong shape, or not finite.
+        ValueError: If an argument is out of range, of a wrong shape, or not finite; on all
+            processes, if rows or options differ between them or one of them fails.
 
     Example:
         >>> angle = torch.tensor([0, 10, 25, 60, 70, 80, 180]).double().deg2rad()
@@ -457,9 +495,11 @@ def cluster_features(
     References:
         Dai et al. Cluster Contrast for Unsupervised Person Re-Identification. ACCV 2022.
     """
-    check_number("eps", eps, 0, 1, open_high=True)
-    check_count("min_samples", min_samples)
-    graph = jaccard_graph(features, k1=k1, k2=k2, max_distance=eps, form=form)
+    with together(group):
+        check_number("eps", eps, 0, 1, open_high=True)
+        check_count("min_samples", min_samples)
+    check_same(group, min_samples=min_samples)
+    graph = jaccard_graph(features, k1=k1, k2=k2, max_distance=eps, form=form, group=group)
     return dbscan(graph, eps=eps, min_samples=min_samples)
 
 
@@ -472,6 +512,7 @@ def cross_modality_cluster(
     eps: float = 0.6,
     min_samples: int = 4,
     form: Literal["paper", "code"] = "paper",
+    group: Group = None,
 ) -> CrossModalityClusters:
     """Cluster both modalities together, with query expansion balanced over them (CMC).
 
@@ -483,13 +524,17 @@ def cross_modality_cluster(
         eps: Largest Jaccard distance of neighbours in DBSCAN.
         min_samples: Rows within ``eps`` that make a core point, itself included.
         form: ``"code"`` takes rows as given, not as unit rows.
+        group: The processes that share the work; True for all there are, None for this one only.
+            Each passes the same rows and options and gets the whole result, the same bits for any
+            number of processes.
 
     Returns:
         Labels of both modalities in one space, and which clusters hold both.
 
     Raises:
         TypeError: If an input is not a tensor.
-        ValueError: If an argument is out of range, of a wrong shape, or not finite.
+        ValueError: If an argument is out of range, of a wrong shape, or not finite; on all
+            processes, if rows or options differ between them or one of them fails.
 
     Example:
         >>> angle = torch.tensor([0, 10, 20, 90, 100, 110]).double().deg2rad()
@@ -504,16 +549,18 @@ def cross_modality_cluster(
         Shi et al. Multi-Memory Matching for Unsupervised Visible-Infrared Person
         Re-Identification. ECCV 2024.
     """
-    check_features(visible=visible, infrared=infrared)
-    check_finite(visible=visible, infrared=infrared)
-    check_number("eps", eps, 0, 1, open_high=True)
-    check_count("min_samples", min_samples)
+    with together(group):
+        check_features(visible=visible, infrared=infrared)
+        check_finite(visible=visible, infrared=infrared)
+        check_number("eps", eps, 0, 1, open_high=True)
+        check_count("min_samples", min_samples)
+    check_same(group, min_samples=min_samples)
     dtype = torch.promote_types(visible.dtype, infrared.dtype)
     groups = torch.zeros(len(visible) + len(infrared), dtype=torch.int64, device=visible.device)
     groups[len(visible) :] = 1
     graph = jaccard_graph(
         torch.cat([visible.to(dtype), infrared.to(dtype)]),
-        k1=k1, k2=k2, groups=groups, max_distance=eps, form=form,
+        k1=k1, k2=k2, groups=groups, max_distance=eps, form=form, group=group,
     )  # fmt: skip
     labels = dbscan(graph, eps=eps, min_samples=min_samples)
     n_clusters = int(labels.max()) + 1 if len(labels) else 0
@@ -534,6 +581,7 @@ def camera_cluster(
     eps: float = 0.6,
     min_samples: int = 4,
     temperature: float = 0.05,
+    group: Group = None,
 ) -> Int[Tensor, "n"]:
     r"""Cluster the images of one modality in two levels: inside each camera, then across cameras.
 
@@ -554,6 +602,9 @@ def camera_cluster(
         eps: Largest Jaccard distance of neighbours between codes.
         min_samples: Rows within the radius that make a core point, on both levels.
         temperature: Divisor of the cosines, above 0.
+        group: The processes that share the work; True for all there are, None for this one only.
+            Each passes the same rows and options and gets the whole result, the same bits for any
+            number of processes.
 
     Returns:
         A label per row, -1 for noise. A camera without clusters adds nothing to the codes; if
@@ -561,7 +612,8 @@ def camera_cluster(
 
     Raises:
         TypeError: If an input is not a tensor.
-        ValueError: If an argument is out of range, of a wrong shape, or not finite.
+        ValueError: If an argument is out of range, of a wrong shape, or not finite; on all
+            processes, if rows or options differ between them or one of them fails.
 
     Example:
         >>> angle = torch.tensor([0, 10, 20, 180, 190, 200, 5, 15, 185, 195]).double().deg2rad()
@@ -574,26 +626,30 @@ def camera_cluster(
         Yang et al. Towards Grand Unified Representation Learning for Unsupervised
         Visible-Infrared Person Re-Identification. ICCV 2023.
     """
-    check_features(features=features)
-    check_labels(len(features), cameras=cameras)
-    check_devices(features=features, cameras=cameras)
-    check_finite(features=features)
-    _check_neighbors(k1, k2)
-    check_number("camera_eps", camera_eps, 0, 1, open_high=True)
-    check_number("eps", eps, 0, 1, open_high=True)
-    check_count("min_samples", min_samples)
-    check_number("temperature", temperature, 0, math.inf, open_low=True, open_high=True)
+    with together(group):
+        check_features(features=features)
+        check_labels(len(features), cameras=cameras)
+        check_devices(features=features, cameras=cameras)
+        check_finite(features=features)
+        _check_neighbors(k1, k2)
+        check_number("camera_eps", camera_eps, 0, 1, open_high=True)
+        check_number("eps", eps, 0, 1, open_high=True)
+        check_count("min_samples", min_samples)
+        check_number("temperature", temperature, 0, math.inf, open_low=True, open_high=True)
+    check_same(
+        group, features=features, cameras=cameras, temperature=temperature, min_samples=min_samples
+    )
     rows = unit_rows(features.detach())
     codes = []
     for camera in torch.unique(cameras):
         own = rows[cameras == camera]
-        graph = jaccard_graph(own, k1=k1, k2=k2, max_distance=camera_eps)
+        graph = jaccard_graph(own, k1=k1, k2=k2, max_distance=camera_eps, group=group)
         memory = unit_rows(prototypes(own, _dbscan(graph, camera_eps, min_samples))).double()
         if len(memory):
             codes.append((rows.double() @ memory.T / temperature).softmax(dim=1).to(rows.dtype))
     if codes:
         return cluster_features(
-            torch.cat(codes, dim=1), k1=k1, k2=k2, eps=eps, min_samples=min_samples
+            torch.cat(codes, dim=1), k1=k1, k2=k2, eps=eps, min_samples=min_samples, group=group
         )
     if len(rows):
         _log.warning("no camera has a cluster at camera_eps=%g: all rows are noise", camera_eps)

@@ -1,6 +1,6 @@
 """Exact nearest neighbours in linear memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,10 +12,21 @@ from mmmlib._check import check_choice, check_count, check_features, check_finit
 from mmmlib._kernels import TIE, in_threads
 from mmmlib._rows import full_precision
 from mmmlib._types import Neighbors
+from mmmlib.distributed import (
+    Group,
+    check_same,
+    exchange,
+    gather_rows,
+    place,
+    share,
+    together,
+)
 
 __all__ = ["knn"]
 
 ROW_TILE, COLUMN_TILE = 1024, 4096
+Tile = tuple[slice, slice, bool]  # rows, columns, and whether the columns are queries as well
+Candidates = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # see the kernels' ``best``
 SPARE = 16  # candidates beyond k that a device search keeps before it falls back to whole rows
 TILE_BYTES = 2**30  # of scores on a device at a time
 LOOK_BYTES = 2**23  # of a copy that is made only to look at
@@ -85,6 +96,7 @@ def knn(
     form: Literal["paper", "code"] = "paper",
     backend: Literal["exact", "faiss"] = "exact",
     factory: str = "Flat",
+    group: Group = None,
 ) -> Neighbors:
     """Find the k most similar rows of every row, exactly.
 
@@ -106,6 +118,9 @@ def knn(
         backend: ``"faiss"`` lets a faiss index nominate the candidates: approximate, for a million
             rows and more. Runs on the CPU.
         factory: The index, in faiss's words, such as ``"IVF4096,Flat"``.
+        group: The processes that share the search; True for all there are, None for this one only.
+            Each passes the same rows and options and gets the whole result, the same bits for any
+            number of processes.
 
     Returns:
         Indices and similarities (float32), the row itself first, then by falling similarity,
@@ -114,7 +129,8 @@ def knn(
     Raises:
         TypeError: If an input is not a tensor.
         ValueError: If an input is not a floating-point matrix, or not finite (for ``form="code"``:
-            or beyond 1e15), or if an option is out of range.
+            or beyond 1e15), or if an option is out of range; on all processes, if rows or options
+            differ between them or one of them fails.
         ImportError: If faiss is asked for and cannot be used.
 
     Example:
@@ -128,42 +144,70 @@ def knn(
     """
     sides = {"features": features} if gallery is None else {"features": features,
                                                            "gallery": gallery}  # fmt: skip
-    check_features(**sides)
-    check_count("k", k)
-    check_choice("form", form, ("paper", "code"))
-    check_choice("backend", backend, ("exact", "faiss"))
-    check_finite(**sides)
-    metric = row_metric(features, form, gallery)
-    if backend == "faiss":
-        if form == "code":
+    with together(group):
+        check_features(**sides)
+        check_count("k", k)
+        check_choice("form", form, ("paper", "code"))
+        check_choice("backend", backend, ("exact", "faiss"))
+        check_finite(**sides)
+        metric = row_metric(features, form, gallery)
+        if backend == "faiss" and form == "code":
             raise ValueError("form must be 'paper' with backend='faiss', got 'code'")
+        if backend == "faiss" and group:
+            raise ValueError(f"group must be None with backend='faiss', got {group}")
+    check_same(group, **sides, k=k, form=form, backend=backend)
+    if backend == "faiss":
         return _search_faiss(metric, min(k, len(metric.rows)), factory)
-    return nearest(metric, min(k, len(metric.rows)))
+    return nearest(metric, min(k, len(metric.rows)), group)
 
 
-def nearest(metric: Metric, k: int) -> Neighbors:
-    """The k best rows of every query under a metric."""
+def nearest(metric: Metric, k: int, group: Group = None) -> Neighbors:
+    """The k best rows of every query under a metric, which is the same on all processes."""
     n, device = len(metric.queries), metric.rows.device
     if k == 0 or n == 0:
         empty = torch.empty(n, k, device=device)
         return Neighbors(empty.long(), empty)
+    if n < place(group)[1]:
+        group = None
+    own = share(n, group)
     with full_precision(device.type):
-        return _search_cpu(metric, k) if device.type == "cpu" else _search_device(metric, k)
+        if device.type == "cpu" and metric.own:
+            candidates = _shared_candidates(metric, k, group)
+            with together(group):
+                found = _select(metric, k, candidates, own)
+        else:
+            with together(group):
+                search = _search_panel if device.type == "cpu" else _search_device
+                found = search(metric, k, own)
+    indices, similarities = gather_rows(found.indices.int(), found.similarities, group=group)
+    return Neighbors(indices.long(), similarities)
 
 
-def _search_cpu(metric: Metric, k: int) -> Neighbors:
+def _search_panel(metric: Metric, k: int, own: range) -> Neighbors:
+    """The best rows of some queries that are no rows themselves."""
+    part = slice(own.start, own.stop)
+    metric = metric._replace(
+        queries=metric.queries[part], margin=metric.margin[part],
+        query_scale=metric.query_scale[part],
+    )  # fmt: skip
+    tiles = _tiles(len(metric.queries), len(metric.rows), False)
+    return _select(metric, k, _candidates(metric, k, tiles), range(len(own)))
+
+
+def _candidates(metric: Metric, k: int, tiles: Iterable[Tile]) -> Candidates:
+    """What some tiles of the product nominate."""
     from mmmlib._kernels import graph
 
-    n, m, own = len(metric.queries), len(metric.rows), metric.own
+    n, own = len(metric.queries), metric.own
     left32, right32 = metric.queries.float(), metric.rows.float()
-    exact = tuple(part.contiguous().numpy() for part in metric[:5])
+    exact = _exact(metric)
     fast = tuple(part.astype(np.float32) for part in exact[2:4])
     score = np.empty((n, 2 * k + 64), np.float32)
     best = (score, np.empty(score.shape, np.int32), np.zeros(n, np.int32),
             np.full(n, graph.LOWEST, np.float32))  # fmt: skip
     wanted = max(k - own, 1)  # besides the row itself
-    buffer = torch.empty(min(ROW_TILE, n) * min(max(ROW_TILE, COLUMN_TILE), m))
-    for left, right, mirrored in _tiles(n, m, own):
+    buffer = torch.empty(min(ROW_TILE, n) * min(max(ROW_TILE, COLUMN_TILE), len(metric.rows)))
+    for left, right, mirrored in tiles:
         shape = left.stop - left.start, right.stop - right.start
         tile = buffer[: shape[0] * shape[1]].view(shape)
         torch.mm(left32[left], right32[right].T, out=tile)
@@ -171,39 +215,126 @@ def _search_cpu(metric: Metric, k: int) -> Neighbors:
         in_threads(graph.filter_rows, shape[0], *state, chunk=128)
         if mirrored:
             in_threads(graph.filter_columns, shape[1], *state, chunk=512)
-    indices = np.empty((n, k), np.int64)
-    similarity = np.empty((n, k), np.float32)
-    query_scale = metric.query_scale.numpy()
-    in_threads(graph.select_nearest, n, k, own, exact, query_scale, best, indices, similarity)
-    return Neighbors(torch.from_numpy(indices), torch.from_numpy(similarity))
+    return best
 
 
-def _tiles(n: int, m: int, own: bool) -> Iterator[tuple[slice, slice, bool]]:
+def _select(metric: Metric, k: int, best: Candidates, own: range) -> Neighbors:
+    """The best of the candidates of some queries, by exact scores."""
+    from mmmlib._kernels import graph
+
+    indices = np.empty((len(best[0]), k), np.int64)
+    similarity = np.empty(indices.shape, np.float32)
+    arguments = _exact(metric), metric.query_scale.numpy(), best, indices, similarity
+    in_threads(graph.select_nearest, own, k, metric.own, *arguments)
+    part = slice(own.start, own.stop)
+    return Neighbors(torch.from_numpy(indices[part]), torch.from_numpy(similarity[part]))
+
+
+def _exact(metric: Metric) -> tuple[np.ndarray, ...]:
+    return tuple(part.contiguous().numpy() for part in metric[:5])
+
+
+def _shared_candidates(metric: Metric, k: int, group: Group) -> Candidates:
+    """Candidates from all tiles for the rows of this process, which computes its share of them.
+
+    A tile is computed once, for its rows and its columns, so a process finds candidates for rows
+    of the others. What cannot be among the best of one process's tiles cannot be among the best
+    of all, so only the rest travels.
+    """
+    from mmmlib._kernels import graph
+
+    n = len(metric.queries)
+    rank, size = place(group)
+    wanted, rows = max(k - 1, 1), [share(n, group, other) for other in range(size)]
+    own = rows[rank]
+    rows[rank] = range(0)
+    with together(group):
+        best = _candidates(metric, k, _share_of_tiles(list(_tiles(n, n, True)), rank, size))
+        for_others = [
+            in_threads(graph.hopeful_candidates, part, wanted, metric.margin.numpy(), best)
+            for part in rows
+        ]
+        lengths, sent = _packed(for_others)
+    if size == 1:
+        return best
+    lengths, _ = exchange(lengths, [len(part) for part in rows], group)
+    counts = [sum(len(chunk[1]) for chunk in part) for part in for_others]
+    received, counts = exchange(sent, counts, group)
+    with together(group):
+        parts = np.split(received, np.cumsum(counts)[:-1])
+        del parts[rank]
+        for length, part in zip(np.split(lengths, size - 1), parts, strict=True):
+            bounds = np.concatenate([[0], np.cumsum(length)])
+            index, score = part[:, 0].copy(), part[:, 1].copy().view(np.float32)
+            arguments = own.start, bounds, index, score, wanted, _exact(metric), best
+            in_threads(graph.offer_candidates, own, *arguments)
+    return best
+
+
+Found = list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # of chunks of rows
+
+
+def _packed(found: list[Found]) -> tuple[np.ndarray, np.ndarray]:
+    """How many candidates each row has, and all of them: a row number and the bits of a score."""
+    chunks = [chunk for part in found for chunk in part]
+    lengths = [np.zeros(0, np.int32), *(length for length, _, _ in chunks)]
+    pairs = [np.zeros((0, 2), np.int32)]
+    pairs += [np.stack([index, score.view(np.int32)], axis=1) for _, index, score in chunks]
+    return np.concatenate(lengths), np.concatenate(pairs)
+
+
+def _share_of_tiles(tiles: list[Tile], rank: int, size: int) -> list[Tile]:
+    """A run of the tiles, of as many entries as any other process's, cut between columns.
+
+    Its diagonal comes first: rows in the order of a data set have most of their neighbours there,
+    and what comes later rarely beats them.
+    """
+    entries = [(row.stop - row.start) * (column.stop - column.start) for row, column, _ in tiles]
+    low, high = (sum(entries) * part // size for part in (rank, rank + 1))
+    found, before = [], 0
+    for (rows, columns, mirrored), more in zip(tiles, entries, strict=True):
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        start, stop = (
+            columns.start + min(max(-(-(bound - before) // height), 0), width)
+            for bound in (low, high)
+        )
+        if start < stop:
+            found.append((rows, slice(start, stop), mirrored))
+        before += more
+    return sorted(found, key=lambda tile: tile[2])
+
+
+def _tiles(n: int, m: int, own: bool) -> Iterator[Tile]:
     """Rows and columns of each tile, and whether its columns are queries as well.
 
-    A search of the rows' own kind needs one half only. Its diagonal comes first: rows in the order
-    of a data set have most of their neighbours there, and what comes later rarely beats them.
+    A search of the rows' own kind needs one half only.
     """
-    blocks = [slice(start, min(start + ROW_TILE, n)) for start in range(0, n, ROW_TILE)]
-    if own:
-        yield from ((block, block, False) for block in blocks)
-    for block in blocks:
-        for start in range(block.stop if own else 0, m, COLUMN_TILE):
-            yield block, slice(start, min(start + COLUMN_TILE, m)), own
+    for start in range(0, n, ROW_TILE):
+        block = slice(start, min(start + ROW_TILE, n))
+        if own:
+            yield block, block, False
+        for left in range(block.stop if own else 0, m, COLUMN_TILE):
+            yield block, slice(left, min(left + COLUMN_TILE, m)), own
 
 
 def _search_device(
-    metric: Metric, k: int, *, half: bool | None = None, block: int | None = None
+    metric: Metric,
+    k: int,
+    queries: range | None = None,
+    *,
+    half: bool | None = None,
+    block: int | None = None,
 ) -> Neighbors:
     """The same search in plain tensor operations, for any device."""
-    n, m = len(metric.queries), len(metric.rows)
+    queries = range(len(metric.queries)) if queries is None else queries
+    m = len(metric.rows)
     width = min(k + SPARE, m)
     half = metric.queries.is_cuda and not metric.bias.any() if half is None else half
     nominate = _half_scores(metric) if half else _float_scores(metric)
-    block = max(1, min(n, TILE_BYTES // (4 * m))) if block is None else block
-    found, start = [], 0
-    while start < n:
-        own = torch.arange(start, min(start + block, n), device=metric.rows.device)
+    block = max(1, min(len(queries), TILE_BYTES // (4 * m))) if block is None else block
+    found, start = [], queries.start
+    while start < queries.stop:
+        own = torch.arange(start, min(start + block, queries.stop), device=metric.rows.device)
         try:
             found.append(_search_block(metric, own, k, width, nominate))
         except torch.cuda.OutOfMemoryError:  # older than torch.OutOfMemoryError

@@ -33,9 +33,14 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     return decorate
 
 
-def in_threads(kernel: Callable[..., Any], n: int, *arguments: Any, chunk: int = 1024) -> list[Any]:
-    """``kernel(start, stop, *arguments)`` for chunks of ``range(n)``, results in order."""
-    bounds = [(start, min(start + chunk, n)) for start in range(0, n, chunk)]
+def in_threads(
+    kernel: Callable[..., Any], rows: int | range, *arguments: Any, chunk: int = 1024
+) -> list[Any]:
+    """``kernel(start, stop, *arguments)`` for chunks of so many rows, results in order."""
+    rows = range(rows) if isinstance(rows, int) else rows
+    bounds = [
+        (start, min(start + chunk, rows.stop)) for start in range(rows.start, rows.stop, chunk)
+    ]
     threads = min(torch.get_num_threads(), len(bounds))
     if threads <= 1:
         return [kernel(*bound, *arguments) for bound in bounds]

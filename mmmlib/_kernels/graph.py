@@ -116,6 +116,36 @@ def filter_columns(start, stop, tile, first_row, first_column, k, own, metric, f
 
 
 @compiled()
+def hopeful_candidates(start, stop, k, margin, best):
+    """Candidates that may be among the k best of their row: how many, which, their scores."""
+    score, index, count, _ = best
+    length = np.zeros(stop - start, np.int32)
+    total = 0
+    for i in range(start, stop):
+        if count[i] > k:
+            count[i], _ = _drop_hopeless(k, margin[i], score[i], index[i], count[i])
+        length[i - start] = count[i]
+        total += count[i]
+    members, scores = np.empty(total, np.int32), np.empty(total, np.float32)
+    total = 0
+    for i in range(start, stop):
+        end = total + count[i]
+        members[total:end], scores[total:end] = index[i, : count[i]], score[i, : count[i]]
+        total = end
+    return length, members, scores
+
+
+@compiled()
+def offer_candidates(start, stop, first_row, indptr, members, scores, k, metric, best):
+    """Offer to the rows what another process has found for them."""
+    threshold = best[3]
+    for i in range(start, stop):
+        for p in range(indptr[i - first_row], indptr[i - first_row + 1]):
+            if scores[p] >= threshold[i]:
+                _offer(i, scores[p], members[p], k, metric, best)
+
+
+@compiled()
 def select_nearest(start, stop, k, own, metric, query_scale, best, nearest, similarity):
     """The k best candidates of each query by exact score; a row itself comes first."""
     queries, rows, scale, bias, margin = metric
