@@ -298,6 +298,21 @@ def test_exact_costs_have_the_same_bits_for_any_tile_and_number_of_threads(
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("kind", HARD)
+def test_costs_have_the_same_bits_for_any_number_of_threads(kind):
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(memory_cost(*HARD[kind]))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
 @pytest.mark.parametrize("tile", [(1, 1), (7, 3), (3, 50), (64, 64)])
 @pytest.mark.parametrize("kind", HARD)
 def test_tiles_of_products_keep_the_digits(kind, tile, monkeypatch):

@@ -2,17 +2,18 @@
 
 A kernel works on the rows from ``start`` to ``stop`` and releases the GIL; ``in_threads`` hands
 chunks of rows to as many threads as torch uses. Every row is computed by one thread in a fixed
-order, so results do not depend on the number of threads.
+order, so results do not depend on the number of threads. ``each_alone`` is for matrix products that
+a kernel follows.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 
-__all__ = ["TIE", "compiled", "in_threads"]
+__all__ = ["TIE", "compiled", "each_alone", "in_threads"]
 
 TIE = 2.0**-26  # of a score's float32 error bound: scores this close count as equal
 
@@ -46,3 +47,21 @@ def in_threads(
         return [kernel(*bound, *arguments) for bound in bounds]
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(lambda bound: kernel(*bound, *arguments), bounds))
+
+
+def each_alone(work: Callable[[Any], Any], jobs: Iterable[Any]) -> list[Any]:
+    """``work(job)`` for every job, as many at a time as torch has threads; results in order.
+
+    Each job runs in one thread, its matrix products too: their bits do not depend on the number of
+    threads, and no job waits for threads that spin after another's product.
+    """
+    jobs, threads = list(jobs), torch.get_num_threads()
+    if threads <= 1 or not jobs:
+        return [work(job) for job in jobs]
+    try:
+        with ThreadPoolExecutor(
+            min(threads, len(jobs)), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            return list(pool.map(work, jobs))
+    finally:
+        torch.set_num_threads(threads)  # of the matrix library, which has one number for all

@@ -1,6 +1,8 @@
 """What it costs to match a visible cluster with an infrared one."""
 
+import itertools
 import math
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -10,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmmlib._check import check_choice, check_sub_prototypes, check_tensor
-from mmmlib._kernels import in_threads
+from mmmlib._kernels import each_alone, in_threads
 from mmmlib._rows import full_precision, result_type, unit_rows
 from mmmlib._types import SubPrototypes
 
@@ -18,7 +20,7 @@ Visible = Float[Tensor, "n_visible dim"] | Float[Tensor, "n_visible n dim"] | Su
 Infrared = Float[Tensor, "n_infrared dim"] | Float[Tensor, "n_infrared m dim"] | SubPrototypes
 Direction = Literal["symmetric", "visible", "infrared"]
 
-TILE = 1024, 512  # memories in one product: visible ones, and infrared ones a thread
+TILE = 512, 1024  # visible and infrared memories in one product
 DEVICE_TILE, DEVICE_BYTES = 2048, 2**29  # memories, and bytes of distances, on a device
 CROWDED = 0.25  # share of pairs in doubt from which on differences are cheaper than products
 PAIRS = 4096  # looked at again at a time on a device
@@ -237,22 +239,33 @@ def _cost_cpu(left: _Side, right: _Side, dtype: torch.dtype) -> Tensor:
     rule = _plain_rule(left.rows, exact, frame.scale)
     arrays = [_arrays(side, frame, exact) for side in sides]
     cost = torch.empty(len(left.share), len(right.share), dtype=dtype)
-    tile_size = TILE[0], TILE[1] * min(torch.get_num_threads(), 8)
-    sizes = [min(size, len(side.real)) for size, side in zip(tile_size, sides, strict=True)]
-    memory = torch.empty(math.prod(sizes), dtype=torch.float64 if exact else dtype)
-    buffers = [left.rows.new_empty(size * (not exact), dim) for size in sizes]
-    for top in _tiles(left.bounds, tile_size[0]):
-        rows = None if exact else _placed(left, top.memories, frame, buffers[0])
-        for spot in _tiles(right.bounds, tile_size[1]):
-            tile = memory[: top.edges[-1] * spot.edges[-1]].view(int(top.edges[-1]), -1)
-            if rows is None:
-                pair = *_part(left, top), *_part(right, spot), frame.scale, tile.numpy()
-                in_threads(costs.differences, len(tile), *pair, chunk=128)
-            else:
-                columns = _placed(right, spot.memories, frame, buffers[1])
-                torch.mm(rows, columns.T, out=tile)
-            state = tile.numpy(), *arrays, _plain(top), _plain(spot), rule, cost.numpy()
-            in_threads(costs.add_nearest, len(top.edges) - 1, *state, chunk=32)
+    here = threading.local()  # what a thread keeps from tile to tile
+
+    def fill(job: tuple[_Spot, _Spot]) -> None:
+        top, spot = job
+        if not hasattr(here, "tile"):
+            here.tile = torch.empty(math.prod(TILE), dtype=torch.float64 if exact else dtype)
+            here.buffers = [left.rows.new_empty(size * (not exact), dim) for size in TILE]
+            here.top, here.rows = None, None
+        tile = here.tile[: top.edges[-1] * spot.edges[-1]].view(int(top.edges[-1]), -1)
+        if exact:
+            pair = *_part(left, top), *_part(right, spot), frame.scale, tile.numpy()
+            in_threads(costs.differences, len(tile), *pair, chunk=128)
+        else:
+            if here.top is not top:
+                here.top, here.rows = top, _placed(left, top.memories, frame, here.buffers[0])
+            columns = _placed(right, spot.memories, frame, here.buffers[1])
+            torch.mm(here.rows, columns.T, out=tile)
+        state = tile.numpy(), *arrays, _plain(top), _plain(spot), rule, cost.numpy()
+        in_threads(costs.add_nearest, len(top.edges) - 1, *state, chunk=32)
+
+    height = max(TILE[0] // 8, min(TILE[0], -(-len(left.real) // 8)))  # also of few: eight jobs
+    jobs = list(itertools.product(_tiles(left.bounds, height), _tiles(right.bounds, TILE[1])))
+    if any(spot.before or spot.after for job in jobs for spot in job):
+        for job in jobs:  # a cluster larger than a tile: its parts come in order
+            fill(job)
+    else:
+        each_alone(fill, jobs)
     return cost
 
 
