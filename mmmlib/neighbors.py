@@ -1,5 +1,6 @@
 """Exact nearest neighbours in linear memory."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmmlib._check import check_choice, check_count, check_features, check_finite
-from mmmlib._kernels import TIE, in_threads
+from mmmlib._kernels import TIE, each_alone, in_threads
 from mmmlib._rows import full_precision
 from mmmlib._types import Neighbors
 from mmmlib.distributed import (
@@ -24,7 +25,7 @@ from mmmlib.distributed import (
 
 __all__ = ["knn"]
 
-ROW_TILE, COLUMN_TILE = 1024, 4096
+ROW_TILE, COLUMN_TILE = 1024, 2048
 Tile = tuple[slice, slice, bool]  # rows, columns, and whether the columns are queries as well
 Candidates = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # see the kernels' ``best``
 SPARE = 16  # candidates beyond k that a device search keeps before it falls back to whole rows
@@ -198,7 +199,7 @@ def _candidates(metric: Metric, k: int, tiles: Iterable[Tile]) -> Candidates:
     """What some tiles of the product nominate."""
     from mmmlib._kernels import graph
 
-    n, own = len(metric.queries), metric.own
+    n, m, own = len(metric.queries), len(metric.rows), metric.own
     left32, right32 = metric.queries.float(), metric.rows.float()
     exact = _exact(metric)
     fast = tuple(part.astype(np.float32) for part in exact[2:4])
@@ -206,15 +207,28 @@ def _candidates(metric: Metric, k: int, tiles: Iterable[Tile]) -> Candidates:
     best = (score, np.empty(score.shape, np.int32), np.zeros(n, np.int32),
             np.full(n, graph.LOWEST, np.float32))  # fmt: skip
     wanted = max(k - own, 1)  # besides the row itself
-    buffer = torch.empty(min(ROW_TILE, n) * min(max(ROW_TILE, COLUMN_TILE), len(metric.rows)))
-    for left, right, mirrored in tiles:
+    here = threading.local()  # a tile of products for each thread
+    locks = [threading.Lock() for _ in range(0, n, ROW_TILE)]  # of the candidates of so many rows
+
+    def visit(job: Tile) -> None:
+        left, right, mirrored = job
         shape = left.stop - left.start, right.stop - right.start
-        tile = buffer[: shape[0] * shape[1]].view(shape)
+        if not hasattr(here, "buffer"):
+            here.buffer = torch.empty(min(ROW_TILE, n) * min(max(ROW_TILE, COLUMN_TILE), m))
+        tile = here.buffer[: shape[0] * shape[1]].view(shape)
         torch.mm(left32[left], right32[right].T, out=tile)
         state = tile.numpy(), left.start, right.start, wanted, own, exact, fast, best
-        in_threads(graph.filter_rows, shape[0], *state, chunk=128)
-        if mirrored:
-            in_threads(graph.filter_columns, shape[1], *state, chunk=512)
+        with locks[left.start // ROW_TILE]:
+            graph.filter_rows(0, shape[0], *state)
+        start = right.start if mirrored else right.stop
+        while start < right.stop:
+            block = start // ROW_TILE
+            stop = min((block + 1) * ROW_TILE, right.stop)
+            with locks[block]:
+                graph.filter_columns(start - right.start, stop - right.start, *state)
+            start = stop
+
+    each_alone(visit, tiles)
     return best
 
 
