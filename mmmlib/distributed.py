@@ -151,6 +151,15 @@ def check_same(group: Group, **values: Any) -> None:
                 )
 
 
+def add_up(tensor: Tensor, group: Group = True) -> Tensor:
+    """Replace the tensor by its sum over the processes."""
+    members = _processes(group)
+    if members is not None:
+        with _connected():
+            dist.all_reduce(tensor, group=members)
+    return tensor
+
+
 def gather_arrays(*arrays: np.ndarray, group: Group) -> tuple[np.ndarray, ...]:
     """``gather_rows`` of arrays."""
     if _processes(group) is None:
