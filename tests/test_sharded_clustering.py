@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import run_processes
+from processes import start_processes, wait_for
 from torch import Tensor
 from torch import distributed as dist
 
@@ -133,7 +133,7 @@ def work(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder = tmp_path_factory.mktemp("processes")
-    ended = run_processes(__file__, folder, MOST)
+    ended = wait_for(start_processes(MOST, __file__, str(folder)))
     codes, said = zip(*ended, strict=True)
     assert codes == (0,) * (MOST - 1) + (3,), "\n".join(said)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(MOST)]

@@ -2,11 +2,12 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from processes import run_processes
+from processes import start_processes, wait_for
 from torch import Tensor, nn
 
 from mmmlib.cli import _team, settings_from
@@ -128,7 +129,7 @@ def work(folder: Path) -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder = tmp_path_factory.mktemp("processes")
     torch.save(prepared(), folder / "features.pt")
-    ended = run_processes(__file__, folder, 2)
+    ended = wait_for(start_processes(2, __file__, str(folder)))
     assert [code for code, _ in ended] == [0, 0], "\n".join(said for _, said in ended)
     found = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
     return [*found, {"folder": folder}]
@@ -188,6 +189,22 @@ def test_two_processes_take_the_steps_of_one(
         assert found["losses"] == pytest.approx(alone["losses"], abs=bound, rel=0)
         assert found["means"] == pytest.approx(alone["means"], abs=bound, rel=0)
     assert both[0]["losses"] == both[1]["losses"]
+
+
+def test_a_process_that_is_killed_ends_the_other_with_a_line(tmp_path: Path) -> None:
+    flags = ["-d", "synthetic", "--recipe", "baseline", "--epochs", "1000", "--quiet"]
+    processes = start_processes(2, "-m", "mmmlib", "train", *flags, "--logs-dir", str(tmp_path))
+    metrics = tmp_path / "synthetic_baseline" / "metrics.csv"
+    deadline = time.monotonic() + 120
+    while not metrics.is_file() or len(metrics.read_text().splitlines()) < 3:
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.1)
+    processes[1].kill()
+    (code, said), _ = wait_for(processes, timeout=60)
+    assert code == 2
+    assert said.splitlines()[-1].startswith("mmmlib train: group must keep all its processes, got ")
+    assert (metrics.parent / "checkpoint.pth.tar").is_file()
 
 
 if __name__ == "__main__":
