@@ -54,7 +54,7 @@ class Configuration:
 def sending() -> Iterator[list[int]]:
     """Count the bytes of tensors that this process sends to others, from here on."""
     sent = [0]
-    real = {name: getattr(dist, name) for name in ("all_gather", "all_to_all_single")}
+    real = {name: getattr(dist, name) for name in ("all_gather", "all_reduce", "all_to_all_single")}
 
     def all_gather(parts: list[Tensor], own: Tensor, **options: Any) -> None:
         sent[0] += (len(parts) - 1) * own.numel() * own.element_size()
@@ -66,7 +66,12 @@ def sending() -> Iterator[list[int]]:
         sent[0] += (len(own) - kept) * own[:1].numel() * own.element_size()
         real["all_to_all_single"](found, own, *sizes, **options)
 
-    for counted in (all_gather, all_to_all_single):
+    def all_reduce(total: Tensor, *rest: Any, **options: Any) -> None:
+        count = dist.get_world_size()
+        sent[0] += 2 * (count - 1) * total.numel() * total.element_size() // count
+        real["all_reduce"](total, *rest, **options)
+
+    for counted in (all_gather, all_reduce, all_to_all_single):
         setattr(dist, counted.__name__, counted)
     try:
         yield sent

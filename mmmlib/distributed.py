@@ -160,6 +160,17 @@ def add_up(tensor: Tensor, group: Group = True) -> Tensor:
     return tensor
 
 
+def highest(array: np.ndarray, group: Group) -> np.ndarray:
+    """The largest of each number over the processes."""
+    members = _processes(group)
+    if members is None:
+        return array
+    found = torch.from_numpy(array).to(_device(members), copy=True)
+    with _connected():
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=members)
+    return found.cpu().numpy()
+
+
 def gather_arrays(*arrays: np.ndarray, group: Group) -> tuple[np.ndarray, ...]:
     """``gather_rows`` of arrays."""
     if _processes(group) is None:
