@@ -33,9 +33,9 @@ from mmmlib.distributed import Group, same_everywhere
 RESULTS = Path(__file__).parent / "results" / "distributed.json"
 KEY = ("n", "dim", "processes", "threads")  # what one record is known by
 HEAD = (
-    "| rows x width | processes | one alone (s) | all (s) | efficiency | sent by one (MiB) "
-    "| labels | others' CPU |",
-    "|---|---|---|---|---|---|---|---|",
+    "| rows x width | processes | one alone (s) | all (s) | efficiency | CPU of one / of all "
+    "| sent by one (MiB) | labels | others' CPU |",
+    "|---|---|---|---|---|---|---|---|---|",
 )
 
 
@@ -80,11 +80,11 @@ def sending() -> Iterator[list[int]]:
             setattr(dist, name, function)
 
 
-def cluster(rows: Tensor, group: Group) -> tuple[Tensor, float]:
-    """Labels and seconds."""
-    begin = time.perf_counter()
+def cluster(rows: Tensor, group: Group) -> tuple[Tensor, tuple[float, float]]:
+    """Labels; seconds, and those of the CPU."""
+    begin = time.perf_counter(), time.process_time()
     labels = cluster_features(rows, group=group)
-    return labels, time.perf_counter() - begin
+    return labels, (time.perf_counter() - begin[0], time.process_time() - begin[1])
 
 
 def work(config: Configuration) -> dict[str, Any]:
@@ -146,11 +146,17 @@ def run(config: Configuration) -> dict[str, Any]:
         raise RuntimeError(f"exit codes {[child.returncode for child in children]}")
     parts = [json.loads(text.splitlines()[-1]) for text in said]
     alone = parts[0]["alone"]
-    together = [max(calls) for calls in zip(*(part["together"] for part in parts), strict=True)]
+    calls = list(zip(*(part["together"] for part in parts), strict=True))  # of all processes
+    together = [max(seconds for seconds, _ in call) for call in calls]
+    spent = [sum(cpu for _, cpu in call) for call in calls]
     return {
-        **asdict(config), "device": "cpu", "alone": alone, "together": together,
+        **asdict(config), "device": "cpu", "alone": [seconds for seconds, _ in alone],
+        "together": together,
         "efficiency": statistics.median(
-            one / (config.processes * all_) for one, all_ in zip(alone, together, strict=True)
+            one / (config.processes * all_) for (one, _), all_ in zip(alone, together, strict=True)
+        ),
+        "work": statistics.median(
+            one / all_ for (_, one), all_ in zip(alone, spent, strict=True)
         ),
         "sent": [part["sent"] for part in parts], "equal": all(part["equal"] for part in parts),
         "clusters": parts[0]["clusters"], "others": others, "environment": timing.metadata(),
@@ -170,7 +176,8 @@ def describe(record: dict[str, Any]) -> str:
         timing.title(
             record, f"{record['n']:,} x {record['dim']}, processes: {record['processes']}"
         ),
-        f"  {all_:.3f} s, one alone {one:.3f} s: efficiency {record['efficiency']:.2f}; labels "
+        f"  {all_:.3f} s, one alone {one:.3f} s: efficiency {record['efficiency']:.2f}, of CPU "
+        f"seconds {record['work']:.2f}; labels "
         f"{'equal' if record['equal'] else 'DIFFER'}, {record['clusters']} clusters",
         f"  sent by one process up to {max(record['sent']) / 2**20:.2f} MiB",
     ]
@@ -189,6 +196,7 @@ def table(records: list[dict[str, Any]]) -> str:
             f"{statistics.median(record['alone']):.3g}",
             f"{statistics.median(record['together']):.3g}",
             f"{record['efficiency']:.2f}",
+            f"{record['work']:.2f}",
             f"{max(record['sent']) / 2**20:.2f}",
             "equal" if record["equal"] else "differ",
             f"{record['others']:.0%}",
