@@ -47,7 +47,7 @@ class SharedBatchNorm(_BatchNorm):
         scale = scale if self.weight is None else scale * self.weight
         shift = -mean * scale if self.bias is None else self.bias - mean * scale
         shape = [1, -1] + [1] * (x.ndim - 2)
-        return (x * scale.to(x).view(shape) + shift.to(x).view(shape)).to(input.dtype)
+        return torch.addcmul(shift.to(x).view(shape), x, scale.to(x).view(shape)).to(input.dtype)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
