@@ -7,7 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import clustering, evaluation, losses, matching, memory, timing, training, windows
+from benchmarks import (
+    clustering,
+    distributed,
+    evaluation,
+    losses,
+    matching,
+    memory,
+    timing,
+    training,
+    windows,
+)
 from mmmlib.reference.run import Settings
 
 DOCS = Path(__file__).parent.parent / "docs" / "generated"
@@ -173,6 +183,7 @@ def tables() -> dict[str, str]:
     recorded = json.loads(windows.RESULTS.read_text())["rows"]
     return {
         "clustering.md": clustering_tables(timing.recorded(clustering.RESULTS)),
+        "distributed.md": distributed.table(timing.recorded(distributed.RESULTS)),
         "evaluation.md": evaluation.table(timing.recorded(evaluation.RESULTS)),
         "losses.md": losses.table(timing.recorded(losses.RESULTS)),
         "matching.md": matching.tables(timing.recorded(matching.RESULTS)),

@@ -237,6 +237,7 @@ def _team(settings: Settings) -> Iterator[tuple[Settings, bool]]:
     distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield replace(settings, device=device), distributed.get_rank() == 0
+        distributed.barrier()  # nobody leaves while another still talks
     finally:
         distributed.destroy_process_group()
 

@@ -151,6 +151,26 @@ def check_same(group: Group, **values: Any) -> None:
                 )
 
 
+def add_up(tensor: Tensor, group: Group = True) -> Tensor:
+    """Replace the tensor by its sum over the processes."""
+    members = _processes(group)
+    if members is not None:
+        with _connected():
+            dist.all_reduce(tensor, group=members)
+    return tensor
+
+
+def highest(array: np.ndarray, group: Group) -> np.ndarray:
+    """The largest of each number over the processes."""
+    members = _processes(group)
+    if members is None:
+        return array
+    found = torch.from_numpy(array).to(_device(members), copy=True)
+    with _connected():
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=members)
+    return found.cpu().numpy()
+
+
 def gather_arrays(*arrays: np.ndarray, group: Group) -> tuple[np.ndarray, ...]:
     """``gather_rows`` of arrays."""
     if _processes(group) is None:
@@ -273,11 +293,17 @@ def _digest(value: Any) -> int:
     rows = value.detach().reshape(len(value), -1)
     if rows.device.type == "cpu":
         return zlib.crc32(rows.contiguous().view(torch.uint8).numpy().data, about)
-    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    words = rows.view(kinds[rows.element_size()])
-    for dim in (1, 0):  # each sum weighed by its place
+    return (about + _sum_of_bits(rows)) % 2**61
+
+
+def _sum_of_bits(rows: Tensor) -> int:
+    """Sums of the rows and of the columns, read as whole numbers, each weighed by its place."""
+    words = rows.view(
+        {1: torch.uint8, 2: torch.int16, 4: torch.int32}.get(rows.element_size(), torch.int64)
+    )
+    total = 0
+    for dim in (1, 0):
         sums = words.sum(dim=dim, dtype=torch.int64)
-        about ^= int((sums * (2 * torch.arange(len(sums), device=sums.device) + 1)).sum()) * (
-            2 - dim
-        )
-    return about
+        places = 2 * torch.arange(len(sums), device=sums.device) + 1
+        total = (31 * total + int((places * sums).sum())) % 2**61
+    return total

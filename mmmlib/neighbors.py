@@ -18,6 +18,7 @@ from mmmlib.distributed import (
     check_same,
     exchange,
     gather_rows,
+    highest,
     place,
     share,
     together,
@@ -191,21 +192,28 @@ def _search_panel(metric: Metric, k: int, own: range) -> Neighbors:
         queries=metric.queries[part], margin=metric.margin[part],
         query_scale=metric.query_scale[part],
     )  # fmt: skip
-    tiles = _tiles(len(metric.queries), len(metric.rows), False)
-    return _select(metric, k, _candidates(metric, k, tiles), range(len(own)))
+    best = _no_candidates(metric, k)
+    _nominate(metric, k, best, _tiles(len(metric.queries), len(metric.rows), False))
+    return _select(metric, k, best, range(len(own)))
 
 
-def _candidates(metric: Metric, k: int, tiles: Iterable[Tile]) -> Candidates:
-    """What some tiles of the product nominate."""
+def _no_candidates(metric: Metric, k: int) -> Candidates:
+    from mmmlib._kernels import graph
+
+    n = len(metric.queries)
+    score = np.empty((n, 2 * k + 64), np.float32)
+    index, count = np.empty(score.shape, np.int32), np.zeros(n, np.int32)
+    return score, index, count, np.full(n, graph.LOWEST, np.float32)
+
+
+def _nominate(metric: Metric, k: int, best: Candidates, tiles: Iterable[Tile]) -> None:
+    """Add what some tiles of the product offer."""
     from mmmlib._kernels import graph
 
     n, m, own = len(metric.queries), len(metric.rows), metric.own
     left32, right32 = metric.queries.float(), metric.rows.float()
     exact = _exact(metric)
     fast = tuple(part.astype(np.float32) for part in exact[2:4])
-    score = np.empty((n, 2 * k + 64), np.float32)
-    best = (score, np.empty(score.shape, np.int32), np.zeros(n, np.int32),
-            np.full(n, graph.LOWEST, np.float32))  # fmt: skip
     wanted = max(k - own, 1)  # besides the row itself
     here = threading.local()  # a tile of products for each thread
     locks = [threading.Lock() for _ in range(0, n, ROW_TILE)]  # of the candidates of so many rows
@@ -229,7 +237,6 @@ def _candidates(metric: Metric, k: int, tiles: Iterable[Tile]) -> Candidates:
             start = stop
 
     each_alone(visit, tiles)
-    return best
 
 
 def _select(metric: Metric, k: int, best: Candidates, own: range) -> Neighbors:
@@ -253,7 +260,9 @@ def _shared_candidates(metric: Metric, k: int, group: Group) -> Candidates:
 
     A tile is computed once, for its rows and its columns, so a process finds candidates for rows
     of the others. What cannot be among the best of one process's tiles cannot be among the best
-    of all, so only the rest travels.
+    of all, so only the rest travels. The diagonal comes first: rows in the order of a data set
+    have most of their neighbours there, and what comes later rarely reaches the thresholds that
+    it sets on all processes.
     """
     from mmmlib._kernels import graph
 
@@ -262,8 +271,13 @@ def _shared_candidates(metric: Metric, k: int, group: Group) -> Candidates:
     wanted, rows = max(k - 1, 1), [share(n, group, other) for other in range(size)]
     own = rows[rank]
     rows[rank] = range(0)
+    best, tiles = _no_candidates(metric, k), list(_tiles(n, n, True))
+    for mirrored in (False, True):
+        with together(group):
+            half = [tile for tile in tiles if tile[2] == mirrored]
+            _nominate(metric, k, best, _share_of_tiles(half, rank, size))
+        best[3][:] = highest(best[3], group)
     with together(group):
-        best = _candidates(metric, k, _share_of_tiles(list(_tiles(n, n, True)), rank, size))
         for_others = [
             in_threads(graph.hopeful_candidates, part, wanted, metric.margin.numpy(), best)
             for part in rows
@@ -298,11 +312,7 @@ def _packed(found: list[Found]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _share_of_tiles(tiles: list[Tile], rank: int, size: int) -> list[Tile]:
-    """A run of the tiles, of as many entries as any other process's, cut between columns.
-
-    Its diagonal comes first: rows in the order of a data set have most of their neighbours there,
-    and what comes later rarely beats them.
-    """
+    """A run of the tiles, of as many entries as any other process's, cut between columns."""
     entries = [(row.stop - row.start) * (column.stop - column.start) for row, column, _ in tiles]
     low, high = (sum(entries) * part // size for part in (rank, rank + 1))
     found, before = [], 0
@@ -315,7 +325,7 @@ def _share_of_tiles(tiles: list[Tile], rank: int, size: int) -> list[Tile]:
         if start < stop:
             found.append((rows, slice(start, stop), mirrored))
         before += more
-    return sorted(found, key=lambda tile: tile[2])
+    return found
 
 
 def _tiles(n: int, m: int, own: bool) -> Iterator[Tile]:

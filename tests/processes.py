@@ -1,4 +1,4 @@
-"""Several processes over gloo, in each of which a test's file is the program."""
+"""Several processes over gloo."""
 
 import os
 import socket
@@ -9,10 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-def run_processes(
-    file: str, folder: Path, size: int, timeout: float = 180
-) -> list[tuple[int, str]]:
-    """The exit code of each and what it wrote to stderr."""
+def start_processes(size: int, *command: str) -> list[subprocess.Popen[str]]:
+    """Python with a command, as torchrun would start it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -22,13 +20,17 @@ def run_processes(
     }  # fmt: skip
     if sys.platform == "linux":
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    processes = [
+    return [
         subprocess.Popen(
-            [sys.executable, file, str(folder)], env={**environment, "RANK": str(rank)},
+            [sys.executable, *command], env={**environment, "RANK": str(rank)},
             stderr=subprocess.PIPE, text=True,
         )
         for rank in range(size)
     ]  # fmt: skip
+
+
+def wait_for(processes: list[subprocess.Popen[str]], timeout: float = 180) -> list[tuple[int, str]]:
+    """The exit code of each and what it wrote to stderr; none outlives this."""
     try:
         said = [process.communicate(timeout=timeout)[1] for process in processes]
     finally:

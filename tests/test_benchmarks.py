@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import (
     clustering,
+    distributed,
     evaluation,
     matching,
     memory,
@@ -155,6 +156,22 @@ def test_evaluation_times_every_case(tmp_path: Path) -> None:
     records = timing.recorded(results)
     assert len(records) == len(evaluation.CASES)
     assert evaluation.table(records).count("threads: 1") >= len(records)
+
+
+def test_two_processes_share_a_clustering(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "distributed.json"
+    arguments = ["--sizes", "300", "--dim", "64", "--repeats", "2", "--json", str(results)]
+    distributed.main(arguments)
+    (record,) = timing.recorded(results)
+    assert record["equal"]
+    assert record["clusters"] > 1
+    assert record["efficiency"] > 0
+    neighbours = 8 * 150 * 30  # of the rows that each process decides on
+    assert all(neighbours < sent < 30 * neighbours for sent in record["sent"])
+    assert capsys.readouterr().out.startswith("300 x 64, processes: 2, cpu, threads: 1\n")
+    assert "| 300 x 64 | 2, threads: 1 |" in distributed.table([record])
 
 
 def test_the_script_for_a_gpu_names_every_benchmark_and_their_options() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import distributed as dist
 
-from mmmlib.distributed import gather_rows, same_everywhere
+from mmmlib.distributed import _sum_of_bits, check_same, gather_rows, same_everywhere, share
 from mmmlib.memory import ClusterMemory, InstanceMemory, MultiMemory
 
 RULES = ["sequential", "hardest", "mean"]
@@ -197,6 +197,30 @@ def test_one_process_gathers_its_own_rows():
         assert same_everywhere(rows, group=group)
     assert gather_rows() == ()
     assert same_everywhere()
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool]
+)
+def test_the_sum_of_bits_tells_changed_and_moved_values(dtype):
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randint(2 if dtype == torch.bool else 9, (7, 5), generator=generator).to(dtype)
+    rows[0, :2], rows[1, :2] = torch.tensor([0, 1]).to(dtype), torch.tensor([1, 0]).to(dtype)
+    other = rows.clone()
+    other[6, 4] = 1 - other[6, 4].int()
+    wide = 1e30 * torch.rand(300, 50, generator=generator, dtype=torch.float64)
+    found = [
+        _sum_of_bits(part)
+        for part in (rows, other, rows[[1, 0, *range(2, 7)]], rows[:, [1, 0, 2, 3, 4]], wide)
+    ]
+    assert found[0] == _sum_of_bits(rows.clone())
+    assert len(set(found)) == 5
+    assert all(0 <= number < 2**61 for number in found)
+
+
+def test_one_process_has_all_rows_and_agrees_with_itself():
+    assert share(5, True) == share(5, None) == range(5)
+    check_same(True, rows=torch.rand(2), k=3)
 
 
 @pytest.mark.parametrize("function", [gather_rows, same_everywhere])

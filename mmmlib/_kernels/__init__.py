@@ -38,7 +38,7 @@ def in_threads(
     kernel: Callable[..., Any], rows: int | range, *arguments: Any, chunk: int = 1024
 ) -> list[Any]:
     """``kernel(start, stop, *arguments)`` for chunks of so many rows, results in order."""
-    rows = range(rows) if isinstance(rows, int) else rows
+    rows = rows if isinstance(rows, range) else range(rows)
     bounds = [
         (start, min(start + chunk, rows.stop)) for start in range(rows.start, rows.stop, chunk)
     ]

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmmlib.distributed import gather_rows
 from mmmlib.reference.data import DataSet
 from mmmlib.reference.models import TwoStreamCNN, TwoStreamResNet50, load_weights
 from mmmlib.reference.recipes import Recipe, ablated
 from mmmlib.reference.run import Run, Settings, command_of, environment
+from mmmlib.reference.train._norm import share_statistics
 from mmmlib.reference.train._objective import check_recipe
 from mmmlib.reference.train._plan import Epoch, make_plan
 from mmmlib.reference.train._score import line, plain, score, search
 from mmmlib.reference.train._steps import Trainer, to_float, train_epoch, warm_up
-from mmmlib.reference.train._team import anyone, average_statistics, place
+from mmmlib.reference.train._team import anyone, count, share_of
 
 SETTLING = 64  # batches that batch normalisation sees at most before the first score
 
@@ -63,7 +63,6 @@ def train(data: DataSet, recipe: Recipe, settings: Settings, run: Run) -> dict[s
             for warning in plan.warnings:
                 run.say(f"warning: {warning}")
             losses = train_epoch(trainer, data, recipe, plan, settings, epoch, run)
-        average_statistics(trainer.model)
         last = number == settings.warm_up + settings.epochs
         test = last or number % settings.eval_step == 0
         row: dict[str, Any] = score(trainer.model, data, plan, settings, test=test)
@@ -89,17 +88,13 @@ def begin(trainer: Trainer, data: DataSet, recipe: Recipe, settings: Settings, r
 
 
 def make_trainer(data: DataSet, settings: Settings) -> Trainer:
-    """Network, optimiser and generators, all from the seed."""
-    rank, size = place()
+    """Network, optimiser and generator, all from the seed."""
     model = make_model(data, settings)
     optimizer = torch.optim.Adam(
         model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
     )
     sampling = torch.Generator().manual_seed(settings.seed)
-    views = sampling
-    if size > 1:
-        views = torch.Generator().manual_seed((settings.seed + 7919 * (rank + 1)) % 2**63)
-    return Trainer(model, optimizer, _scaler(settings), sampling, views)
+    return Trainer(model, optimizer, _scaler(settings), sampling)
 
 
 def _scaler(settings: Settings) -> Any:
@@ -127,9 +122,13 @@ def make_model(data: DataSet, settings: Settings) -> nn.Module:
     model = model.to(settings.device)
     if settings.device != "cpu":
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if place()[1] > 1:
-            synced: Any = nn.SyncBatchNorm
-            model = synced.convert_sync_batchnorm(model)
+    if count() > 1:
+        synced: Any = nn.SyncBatchNorm
+        model = (
+            share_statistics(model)
+            if settings.device == "cpu"
+            else synced.convert_sync_batchnorm(model)
+        )
     return model
 
 
@@ -140,7 +139,8 @@ def settle(model: nn.Module, data: DataSet, settings: Settings) -> None:
     half = settings.batch_size // 2
     pixels = [_spread(side.pixels, half * SETTLING) for side in (data.visible, data.infrared)]
     for visible, infrared in zip(*(torch.split(side, half) for side in pixels), strict=False):
-        model(visible=to_float(visible, settings), infrared=to_float(infrared, settings))
+        own = [to_float(share_of(side), settings) for side in (visible, infrared)]
+        model(visible=own[0], infrared=own[1])
 
 
 def _spread(pixels: Tensor, most: int) -> Tensor:
@@ -171,7 +171,6 @@ def save(trainer: Trainer, plan: Epoch | None, settings: Settings, run: Run, num
         "model": trainer.model.state_dict(), "optimizer": trainer.optimizer.state_dict(),
         "scaler": trainer.scaler.state_dict(), "epoch": number, "rows": run.rows,
         "settings": asdict(settings), "sampling": trainer.sampling.get_state(),
-        "views": _views_of_all(trainer, settings),
     }  # fmt: skip
     if plan is not None:
         state["labels"], state["match"] = plan.labels._asdict(), plan.match._asdict()
@@ -179,27 +178,13 @@ def save(trainer: Trainer, plan: Epoch | None, settings: Settings, run: Run, num
     run.save(**state)
 
 
-def _views_of_all(trainer: Trainer, settings: Settings) -> Tensor:
-    """The states of the generators of all processes, a row each."""
-    own = trainer.views.get_state()[None].to(settings.device)
-    return gather_rows(own)[0].cpu()
-
-
 def resume(trainer: Trainer, run: Run) -> int:
     """Take up a checkpoint; the epochs done."""
     state: dict[str, Any] = run.state or {}
-    rank, size = place()
-    if len(state["views"]) != size:
-        raise ValueError(
-            f"--resume must go on with as many processes as before, {len(state['views'])}, "
-            f"got {size}"
-        )
     trainer.model.load_state_dict(state["model"])
     trainer.optimizer.load_state_dict(state["optimizer"])
     trainer.scaler.load_state_dict(state["scaler"])
     trainer.sampling.set_state(state["sampling"])
-    if trainer.views is not trainer.sampling:
-        trainer.views.set_state(state["views"][rank])
     run.rows = list(state["rows"])
     run.say(f"going on after epoch {state['epoch']}")
     done: int = state["epoch"]
@@ -216,7 +201,7 @@ def finish(model: nn.Module, data: DataSet, settings: Settings, run: Run) -> Non
             "recipe": settings.recipe, "dataset": settings.dataset, "seed": settings.seed,
             "command": command_of(asdict(settings)), "selected": "the last epoch",
             "data": _counts(data), "results": found, "last_epoch": run.rows[-1],
-            "settings": asdict(settings), "processes": place()[1], "environment": environment(),
+            "settings": asdict(settings), "processes": count(), "environment": environment(),
         }
     )  # fmt: skip
 

@@ -225,6 +225,6 @@ def write_memories(step: Step, crossed: frozenset[str]) -> None:
     alone = {"visible": step.visible, "infrared": step.infrared}
     for name, memory in memories.items():
         if name in alone and name not in crossed:
-            memory.update(alone[name], getattr(labels, name), group=True)
+            memory.update(alone[name], getattr(labels, name))
         else:
-            memory.update(step.both(), torch.cat(both[name]), step.modality(), group=True)
+            memory.update(step.both(), torch.cat(both[name]), step.modality())

@@ -105,8 +105,9 @@ def _all_labels(
     joint = shared
     if started and recipe.joint and not recipe.true_labels:
         joint = cross_modality_cluster(
-            visible, infrared, k1=settings.joint_k1, k2=settings.joint_k2, eps=settings.joint_eps
-        ).paired()
+            visible, infrared, k1=settings.joint_k1, k2=settings.joint_k2, eps=settings.joint_eps,
+            group=True,
+        ).paired()  # fmt: skip
     crossed = match.to_infrared_labels(own[0]), match.to_visible_labels(own[1])
     return Labels(*own, *shared, *joint, *crossed)
 
@@ -120,7 +121,9 @@ def own_labels(
     labels = []
     for name, side in (("visible", visible), ("infrared", infrared)):
         with listening() as heard:
-            found = cluster_features(side, k1=settings.k1, k2=settings.k2, eps=settings.eps)
+            found = cluster_features(
+                side, k1=settings.k1, k2=settings.k2, eps=settings.eps, group=True
+            )
         _check_clusters(name, found, settings, heard)
         labels.append(found)
     return labels[0], labels[1]

@@ -1,4 +1,8 @@
-"""One epoch of steps: draw a batch, look at it in random views, learn, write the memories."""
+"""One epoch of steps: draw a batch, look at it in random views, learn, write the memories.
+
+Several processes draw the same batches and the same views, and put a share of them through the
+network each.
+"""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -6,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmmlib._rows import unit_rows
+from mmmlib._rows import result_type, unit_rows
 from mmmlib.losses import cluster_nce
 from mmmlib.reference.augment import (
     augment,
@@ -21,22 +25,21 @@ from mmmlib.reference.run import Run, Settings
 from mmmlib.reference.train._objective import LOSSES, Step, write_memories
 from mmmlib.reference.train._plan import Epoch
 from mmmlib.reference.train._score import precision
-from mmmlib.reference.train._team import average, average_gradients, place, share_of
+from mmmlib.reference.train._team import add_gradients, share_of, whole
 from mmmlib.sampling import PairSampler
 
 
 class Trainer(NamedTuple):
-    """What changes while training; with one process both generators are one."""
+    """What changes while training."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: Any
-    sampling: torch.Generator  # the same on every process
-    views: torch.Generator  # of this process
+    sampling: torch.Generator  # draws batches and views, the same on every process
 
     def learn(self) -> None:
-        """A step of the optimiser along the mean gradient of all processes."""
-        average_gradients(self.model)
+        """A step of the optimiser along the gradient of the whole batch."""
+        add_gradients(self.model)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -103,9 +106,9 @@ def warm_up(trainer: Trainer, data: DataSet, settings: Settings, run: Run) -> di
     for _ in run.progress(range(settings.iters), "warm-up"):
         views, n = [], []
         for images in (data.visible, data.infrared):
-            index = share_of(torch.randperm(len(images.pixels), generator=trainer.sampling)[:half])
+            index = torch.randperm(len(images.pixels), generator=trainer.sampling)[:half]
             batch = images.pixels[index]
-            views.append(torch.cat([_view(batch, settings, trainer.views) for _ in range(2)]))
+            views.append(torch.cat([_view(batch, settings, trainer.sampling) for _ in range(2)]))
             n.append(len(index))
         features = unit_rows(_embed(trainer.model, views, settings))
         loss = features.new_zeros(())
@@ -117,21 +120,23 @@ def warm_up(trainer: Trainer, data: DataSet, settings: Settings, run: Run) -> di
         torch.autograd.backward(trainer.scaler.scale(loss))
         trainer.learn()
         total += loss.detach()
-    average(total)
     return {"instance": total.item() / settings.iters}
 
 
 def _embed(model: nn.Module, images: list[Tensor], settings: Settings) -> Tensor:
-    """Features of visible and infrared images, in single precision."""
+    """Features of all visible and infrared images, of which each process embeds a share."""
+    own = [share_of(side) for side in images]
     with precision(settings):
-        features: Tensor = model(visible=images[0], infrared=images[1]).features
-    return features.float()
+        features: Tensor = model(visible=own[0], infrared=own[1]).features
+    features = features.to(result_type(features))
+    sides = torch.split(features, [len(side) for side in own])
+    return torch.cat([whole(part, len(side)) for part, side in zip(sides, images, strict=True)])
 
 
 def batches(
     recipe: Recipe, plan: Epoch, settings: Settings, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The rows of each batch of all processes, drawn on the CPU."""
+    """The rows of each batch, drawn on the CPU."""
     match, shared = None, False
     labels = plan.labels.visible.cpu(), plan.labels.infrared.cpu()
     if recipe.sampling == "matched" and plan.matching:
@@ -155,13 +160,13 @@ def batches(
 
 
 def _clusters(settings: Settings, drawable: int) -> int:
-    """Clusters in a batch: as many for every process and part."""
-    parts = place()[1] * settings.accumulate
+    """Clusters in a batch: as many for every part."""
+    parts = settings.accumulate
     wanted = max(1, settings.batch_size // (2 * settings.num_instances))
     clusters = min(wanted, drawable) // parts * parts
     if not clusters:
         raise ValueError(
-            f"--batch-size must give each of {parts} parts (--accumulate, processes) a cluster of "
+            f"--batch-size must give each of {parts} parts (--accumulate) a cluster of "
             f"{settings.num_instances} images of each modality, got {settings.batch_size} with "
             f"{drawable} clusters to draw from"
         )
@@ -184,8 +189,8 @@ def train_epoch(
     for index in run.progress(drawn, f"epoch {epoch + 1}", settings.iters):
         trainer.optimizer.zero_grad()
         steps = []
-        own = [torch.chunk(share_of(rows), settings.accumulate) for rows in index]
-        for rows in zip(*own, strict=True):
+        parts = [torch.chunk(rows, settings.accumulate) for rows in index]
+        for rows in zip(*parts, strict=True):
             step = look(trainer, data, recipe, plan, settings, rows)
             values = [part_loss(part.loss, step) for part, _ in plan.parts]
             factors = [factor for _, factor in plan.parts]
@@ -201,7 +206,6 @@ def train_epoch(
         trainer.learn()
         for step in steps:
             write_memories(step, plan.crossed)
-    average(totals)
     means = (totals / (settings.iters * settings.accumulate)).tolist()
     if not torch.isfinite(totals).all():
         raise ArithmeticError(f"loss must be finite, got {means} in epoch {epoch + 1}")
@@ -230,9 +234,9 @@ def look(
 ) -> Step:
     """Embed random views of some visible and some infrared images."""
     images = [
-        visible_views(data.visible.pixels[rows[0]], recipe, settings, trainer.views),
+        visible_views(data.visible.pixels[rows[0]], recipe, settings, trainer.sampling),
         infrared_views(
-            data.infrared.pixels[rows[1]], recipe, settings, trainer.views, plan.matching
+            data.infrared.pixels[rows[1]], recipe, settings, trainer.sampling, plan.matching
         ),
     ]
     features = _embed(trainer.model, images, settings)

@@ -1,57 +1,47 @@
-"""The processes that train together: which part is whose, and what they average."""
+"""The processes that train together: which part is whose, and what they add up.
 
-from collections.abc import Iterator
+Each puts its share of the images through the network and then holds the features of all, so that
+every loss is that of the whole batch. The gradient of a process is the part that flows through its
+own images; the sum of the parts is the gradient.
+"""
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
+
+from mmmlib.distributed import add_up, gather_rows, place, share
 
 
-def place() -> tuple[int, int]:
-    """The number of this process, and how many there are."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+def count() -> int:
+    """How many processes there are."""
+    return place(True)[1]
 
 
 def share_of(rows: Tensor) -> Tensor:
     """The rows that are this process's: runs of neighbours, in the order of the ranks."""
-    rank, size = place()
-    return torch.tensor_split(rows, size)[rank]
+    own = share(len(rows), True)
+    return rows[own.start : own.stop]
 
 
-def average(*tensors: Tensor) -> None:
-    """Replace each tensor by its mean over the processes, all of them in one message."""
-    size = place()[1]
-    if size == 1 or not tensors:
-        return
-    flat = torch.cat([tensor.detach().flatten().float() for tensor in tensors])
-    dist.all_reduce(flat)
-    flat /= size
-    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
-    for tensor, part in zip(tensors, parts, strict=True):
-        tensor.detach().copy_(part.view_as(tensor))
+def whole(rows: Tensor, n: int) -> Tensor:
+    """All ``n`` rows from the shares of the processes; the gradient flows to this one's."""
+    if count() == 1:
+        return rows
+    own = share(n, True)
+    (found,) = gather_rows(rows)
+    return torch.cat([found[: own.start], rows, found[own.stop :]])
 
 
 def anyone(flag: bool, device: str) -> bool:
     """Whether the flag is set on any process."""
-    told = torch.tensor(float(flag), device=device)
-    average(told)
-    return bool(told > 0)
+    return bool(add_up(torch.tensor(float(flag), device=device)) > 0)
 
 
-def average_gradients(model: nn.Module) -> None:
-    """One gradient for all processes."""
-    gradients = (parameter.grad for parameter in model.parameters())
-    average(*(gradient for gradient in gradients if gradient is not None))
-
-
-def average_statistics(model: nn.Module) -> None:
-    """One running mean and variance for all processes, where each saw other images."""
-    average(*_statistics(model))
-
-
-def _statistics(model: nn.Module) -> Iterator[Tensor]:
-    for name, buffer in model.named_buffers():
-        if name.endswith(("running_mean", "running_var")):
-            yield buffer
+def add_gradients(model: nn.Module) -> None:
+    """The gradient of the whole batch on every process, all of it in one message."""
+    found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    if count() == 1 or not found:
+        return
+    total = add_up(torch.cat([gradient.flatten() for gradient in found]))
+    parts = torch.split(total, [gradient.numel() for gradient in found])
+    for gradient, part in zip(found, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
