@@ -206,7 +206,8 @@ def test_data_sets_and_recipes_stand_on_the_training_page():
 
 
 def test_every_logged_column_is_explained(tmp_path):
-    settings = Settings(dataset="synthetic", warm_up=1, epochs=1, iters=1, batch_size=64)
+    short = {"warm_up": 1, "epochs": 1, "iters": 1, "batch_size": 64}
+    settings = Settings(dataset="synthetic", select="held-out", **short)
     run = Run(tmp_path, settings, quiet=True)
     train(load("synthetic"), RECIPES["mmm"], settings, run)
     with (tmp_path / "metrics.csv").open(newline="") as file:
