@@ -7,7 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import clustering, evaluation, losses, matching, memory, timing, training, windows
+from benchmarks import (
+    clustering,
+    evaluation,
+    kills,
+    losses,
+    matching,
+    memory,
+    timing,
+    training,
+    windows,
+)
 from mmmlib.reference.run import Settings
 
 DOCS = Path(__file__).parent.parent / "docs" / "generated"
@@ -174,6 +184,7 @@ def tables() -> dict[str, str]:
     return {
         "clustering.md": clustering_tables(timing.recorded(clustering.RESULTS)),
         "evaluation.md": evaluation.table(timing.recorded(evaluation.RESULTS)),
+        "kills.md": kills.table(json.loads(kills.RESULTS.read_text())),
         "losses.md": losses.table(timing.recorded(losses.RESULTS)),
         "matching.md": matching.tables(timing.recorded(matching.RESULTS)),
         "memory.md": memory.table(timing.recorded(memory.RESULTS)),

@@ -29,7 +29,7 @@ CHARTS: tuple[tuple[str, str, dict[str, str], bool], ...] = (
      "they are matched.",
      {"visible_noise": "visible noise", "infrared_noise": "infrared noise", "matched": "matched"},
      True),
-    ("Held-out images", "Adjusted Rand index of two namings of training images held out: by the "
+    ("Held-out images", "Cohen's kappa of two namings of training images held out: by the "
      "memories of their own modality, and by those of the other. It chooses the epoch; no identity "
      "is read.", {"held_out_agreement": "agreement"}, False),
 )  # fmt: skip

@@ -9,9 +9,10 @@ from mmmlib.reference.run import write_whole
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #5f6670; --rule: #e2e5ea; --page: #fff;
-  --picture: #fff; }
+  --first: #0072b2; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e8eb; --soft: #a3acb8; --rule: #343a43; --page: #16181c; } }
+  :root { --ink: #e6e8eb; --soft: #a3acb8; --rule: #343a43; --page: #16181c;
+    --first: #4aa8e0; } }
 * { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
   max-width: 64rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word; }
@@ -22,7 +23,8 @@ h3 { font-size: 1rem; margin: 0; } p { margin: .3rem 0; } .soft { color: var(--s
 .numbers span { font-size: .9rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr));
   gap: 2rem; margin-top: 1rem; }
-figure { margin: 0; min-width: 0; } figcaption { font-size: .9rem; }
+figure { margin: 0; min-width: 0; } figure + figure { margin-top: 1.5rem; }
+.charts > figure { margin-top: 0; } figcaption { font-size: .9rem; }
 svg { width: 100%; height: auto; display: block; }
 svg.chart { font: 11px system-ui, sans-serif; fill: var(--soft); margin-top: .5rem; }
 .wide { overflow-x: auto; margin-top: 1rem; } .wide svg { min-width: 34rem; }

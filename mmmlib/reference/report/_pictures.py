@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmmlib import plots
 from mmmlib._types import ClusterMatch
-from mmmlib.plots._axes import DARK
+from mmmlib.plots._axes import DARK, RIGHT
 from mmmlib.reference.report._page import figure
 from mmmlib.reference.report._read import RunFolder
 
@@ -42,12 +42,13 @@ def cluster_figures(run: RunFolder) -> Iterator[str]:
             partial(plots.match_heat_map, match),
             (5.0, 4.2),
         )
-    labels = run.last_epoch()
+    labels, sizes = run.last_epoch(), ""
     for side in SIDES:
         if f"{side}_labels" in labels:
-            own = torch.from_numpy(labels[f"{side}_labels"])
-            draw = partial(plots.cluster_sizes, own)
-            yield drawn(f"Sizes of the {side} clusters", "In the last epoch.", draw, (5.0, 3.2))
+            draw = partial(plots.cluster_sizes, torch.from_numpy(labels[f"{side}_labels"]))
+            sizes += drawn(f"Sizes of the {side} clusters", "In the last epoch.", draw, (5.0, 2.6))
+    if sizes:
+        yield f"<div>{sizes}</div>"
 
 
 def _match(content: dict[str, Tensor]) -> ClusterMatch | None:
@@ -137,4 +138,6 @@ def _of_page(svg: str) -> str:
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 system-ui, sans-serif", svg)
-    return svg.replace(INK, "var(--ink)").replace(DARK.lower(), "var(--soft)")
+    for colour, name in ((INK, "ink"), (DARK.lower(), "soft"), (RIGHT.lower(), "first")):
+        svg = svg.replace(colour, f"var(--{name})")
+    return svg

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmmlib.evaluation import association_report
 from mmmlib.reference.data import DataSet, Images
 from mmmlib.reference.run import Settings
 from mmmlib.reference.train._plan import Epoch
@@ -52,11 +51,11 @@ def rows_of(images: Images, rows: Tensor) -> Images:
 
 
 def agreement(model: nn.Module, held: HeldOut, plan: Epoch, settings: Settings) -> float:
-    r"""How far the two modalities agree about images that nobody trained on.
+    """How far the two modalities agree about images that nobody trained on.
 
     Each held-out image is named twice in the shared label space: by the nearest memory of its own
-    modality, and by the nearest memory of the other. The adjusted Rand index of the two namings,
-    the mean over both modalities; 0 is what chance would give. No identity is read.
+    modality, and by the nearest memory of the other. Cohen's kappa of the two namings, the mean
+    over both modalities: 0 is what chance would give. No identity is read.
     """
     memories = [plan.memories[side].prototypes for side in ("visible", "infrared")]
     clusters = [torch.arange(len(memory), device=memory.device) for memory in memories]
@@ -68,9 +67,17 @@ def agreement(model: nn.Module, held: HeldOut, plan: Epoch, settings: Settings) 
             labels[(features @ memory.T).argmax(dim=1)].cpu()
             for labels, memory in zip(shared, memories, strict=True)
         ]
-        none = names[0][:0]
-        found.append(association_report(names[own], none, names[1 - own], none).ari_visible)
+        found.append(kappa(names[0], names[1]))
     return sum(found) / len(found)
+
+
+def kappa(first: Tensor, second: Tensor) -> float:
+    """Agreement of two namings beyond chance; 0 where both know one name only."""
+    n = 1 + int(torch.cat([first, second]).max())
+    shares = [names.bincount(minlength=n).double() / len(names) for names in (first, second)]
+    chance = float(shares[0] @ shares[1])
+    same = float((first == second).double().mean())
+    return (same - chance) / (1 - chance) if chance < 1 else 0.0
 
 
 class Choice(NamedTuple):

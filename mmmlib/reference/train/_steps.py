@@ -134,10 +134,12 @@ def batches(
     plan: Epoch,
     settings: Settings,
     generator: torch.Generator,
-    cameras: tuple[Tensor, Tensor] | None = None,
+    data: DataSet | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The rows of each batch of all processes, drawn on the CPU."""
-    match, shared = None, False
+    """The rows of each batch of all processes, drawn on the CPU; ``data`` knows the cameras."""
+    match, shared, cameras = None, False, None
+    if settings.camera_aware and data is not None:
+        cameras = data.visible.cameras, data.infrared.cameras
     labels = plan.labels.visible.cpu(), plan.labels.infrared.cpu()
     if recipe.sampling == "matched" and plan.matching:
         match = plan.match._replace(**{k: v.cpu() for k, v in plan.match._asdict().items()})
@@ -185,10 +187,7 @@ def train_epoch(
     """Train on the parts of the recipe; the mean of each."""
     trainer.model.train()
     totals = torch.zeros(len(plan.parts), dtype=torch.float64, device=settings.device)
-    cameras = data.visible.cameras, data.infrared.cameras
-    drawn = batches(
-        recipe, plan, settings, trainer.sampling, cameras if settings.camera_aware else None
-    )
+    drawn = batches(recipe, plan, settings, trainer.sampling, data)
     named = [(part.name, factor) for part, factor in plan.parts]
     lines = StepLines(run, settings, settings.warm_up + epoch + 1, named)
     for index in run.progress(drawn, f"epoch {epoch + 1}", settings.iters):
