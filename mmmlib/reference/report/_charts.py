@@ -98,7 +98,7 @@ def phase_bars(rows: Sequence[Row]) -> str:
                 f'<rect x="{LEFT + i * width:.1f}" y="{bottom:.1f}" width="{0.85 * width:.1f}" '
                 f'height="{tall:.1f}" fill="{COLOURS[index]}"/>'
             )
-    return _svg(parts, names)
+    return _svg(parts, names, solid=True)
 
 
 def phase_table(rows: Sequence[Row]) -> list[tuple[str, float, float, str]]:
@@ -130,10 +130,11 @@ def _frame(
     return parts
 
 
-def _svg(parts: list[str], names: list[str]) -> str:
+def _svg(parts: list[str], names: list[str], *, solid: bool = False) -> str:
     """A chart with its names below, two in a row."""
     for index, name in enumerate(names):
-        colour, dash = COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
+        colour = COLOURS[index % len(COLOURS)]
+        dash = "" if solid else DASHES[index % len(DASHES)]
         x, y = LEFT + 165 * (index % 2), FLOOR + 32 + 14 * (index // 2)
         parts.append(
             f'<line x1="{x}" x2="{x + 18}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" '

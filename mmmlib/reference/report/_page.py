@@ -32,7 +32,7 @@ table { border-collapse: collapse; font-size: .9rem; max-width: 100%; display: b
   overflow-x: auto; font-variant-numeric: tabular-nums; }
 td, th { text-align: right; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid var(--rule);
   white-space: nowrap; } th { font-weight: 500; color: var(--soft); }
-table.text td, table.text th { text-align: left; }
+table.text td, table.text th, td:first-child, th:first-child { text-align: left; }
 code { display: block; padding: .6rem; border: 1px solid var(--rule);
   border-radius: 4px; font-size: .85rem; white-space: pre-wrap; }
 """
