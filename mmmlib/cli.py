@@ -36,8 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mmmlib {options.command}: {error}", file=sys.stderr)
         return 2
     except ImportError as error:
-        hint = "pip install 'mmmlib[train]' brings what the training needs"
-        print(f"mmmlib {options.command}: {error}; {hint}", file=sys.stderr)
+        hint = "; pip install 'mmmlib[train]' brings what the training needs"
+        hint *= "pip install" not in str(error)
+        print(f"mmmlib {options.command}: {error}{hint}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         hint = "; --resume goes on after the last whole epoch" * (options.command == "train")
@@ -56,12 +57,30 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--logs-dir", type=Path, default=Path("runs"), help="where runs are kept")
     train.add_argument("--quiet", action="store_true", help="print nothing")
     train.add_argument(
+        "--tensorboard", action="store_true", help="write the metrics for TensorBoard as well"
+    )
+    train.add_argument(
+        "--print-freq", type=int, default=10,
+        help="steps from one line about the losses in log.txt to the next (default 10)",
+    )  # fmt: skip
+    train.add_argument(
         "--resume", nargs="?", const="auto", metavar="FOLDER",
         help="go on with the run of this folder; without one, with the last of the same settings",
     )  # fmt: skip
 
-    report = _command(commands, "report", _report, "write report.html of finished runs again")
-    report.add_argument("run", type=Path, nargs="+", help="folder of a run")
+    report = _command(
+        commands,
+        "report",
+        _report,
+        "write report.html of runs again; compare several with the first",
+    )
+    report.add_argument(
+        "run", type=Path, nargs="+", help="folder of a run; with several, files are passed over"
+    )
+    report.add_argument(
+        "-o", "--out", type=Path, metavar="PAGE",
+        help="where several are compared (default comparison.html beside the first)",
+    )  # fmt: skip
 
     doctor = _command(
         commands, "doctor", _doctor, "count a data set; without one, what is installed"
@@ -173,7 +192,10 @@ def _train(options: argparse.Namespace) -> int:
     resume, name = folder is not None, f"{settings.dataset}_{settings.recipe}"
     folder = folder or _new_folder(options.logs_dir / name)
     with _team(settings) as (own, first):
-        run = Run(folder, settings, quiet=options.quiet, resume=resume, writes=first)
+        run = Run(
+            folder, settings, quiet=options.quiet, resume=resume, writes=first,
+            tensorboard=options.tensorboard, print_freq=options.print_freq,
+        )  # fmt: skip
         run.say(f"{settings.recipe} on {settings.dataset}, seed {settings.seed}, into {folder}")
         with _stoppable(run):
             train(loaded, recipes.RECIPES[settings.recipe], own, run)
@@ -282,10 +304,17 @@ def _new_folder(folder: Path) -> Path:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from mmmlib.reference.report import write_report
+    from mmmlib.reference.report import compare_runs, write_comparison, write_report
 
-    for folder in options.run:
+    folders = [path for path in options.run if len(options.run) == 1 or not path.is_file()]
+    if options.out is not None and len(folders) < 2:
+        raise ValueError(f"--out must be left out with a single run, got {str(options.out)!r}")
+    for folder in folders:
         print(write_report(folder))
+    if len(folders) > 1:
+        for line in compare_runs(folders):
+            print(line)
+        print(write_comparison(folders, options.out or folders[0].parent / "comparison.html"))
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from benchmarks import (
     clustering,
     distributed,
     evaluation,
+    kills,
     matching,
     memory,
     published,
@@ -172,6 +173,34 @@ def test_two_processes_share_a_clustering(
     assert all(neighbours < sent < 30 * neighbours for sent in record["sent"])
     assert capsys.readouterr().out.startswith("300 x 64, processes: 2, cpu, threads: 1\n")
     assert "| 300 x 64 | 2, threads: 1 |" in distributed.table([record])
+
+
+@pytest.mark.slow
+def test_a_killed_training_is_held_against_one_that_was_not(tmp_path: Path) -> None:
+    results = tmp_path / "kills.json"
+    arguments = ["--recipe", "baseline", "--kills", "1", "--epochs", "2", "--iters", "1"]
+    kills.main([*arguments, "--json", str(results)])
+    record = json.loads(results.read_text())
+    (row,) = record["recipes"]
+    assert row["compared"] > 100
+    assert row["tensors"] > 50
+    assert not any(moment["different"] for moment in row["moments"])
+    assert f"| `baseline` | {row['epochs']} | 1 |" in kills.table(record)
+
+
+def test_what_differs_after_a_kill_is_named_and_seconds_are_not() -> None:
+    rows = [{"epoch": 1, "seconds_train": 2.0}]
+    first = kills.leaves("state", {"weight": torch.ones(2), "rows": rows, "names": ("a",)})
+    assert list(first) == ["state/weight", "state/rows/0/epoch", "state/names/0"]
+    other = {**first, "state/weight": torch.tensor([1.0, 1.0 + 2**-23])}
+    assert kills.different(first, first) == []
+    assert kills.different(first, other) == ["state/weight"]
+    assert kills.different(first, {**first, "state/weight": torch.ones(2).double()}) == [
+        "state/weight"
+    ]
+    assert kills.different(first, {**first, "more": 1}) == ["more"]
+    assert kills.same(np.ones(2), np.ones(2))
+    assert not kills.same(np.ones(2), np.ones(3))
 
 
 def test_the_script_for_a_gpu_names_every_benchmark_and_their_options() -> None:

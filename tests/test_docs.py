@@ -205,8 +205,18 @@ def test_data_sets_and_recipes_stand_on_the_training_page():
     assert rows >= {*DATA_SETS, *RECIPES}
 
 
+def test_a_recipe_of_ones_own_takes_forty_lines():
+    text = (DOCS / "training.md").read_text().partition("### A recipe of your own\n")[2]
+    block = text.partition("```python\n")[2].partition("```")[0]
+    program = [line for line in block.splitlines() if line.startswith((">>> ", "... "))]
+    assert "Recipe(" in block
+    assert "train(" in block
+    assert len(program) <= 40
+
+
 def test_every_logged_column_is_explained(tmp_path):
-    settings = Settings(dataset="synthetic", warm_up=1, epochs=1, iters=1, batch_size=64)
+    short = {"warm_up": 1, "epochs": 1, "iters": 1, "batch_size": 64}
+    settings = Settings(dataset="synthetic", select="held-out", **short)
     run = Run(tmp_path, settings, quiet=True)
     train(load("synthetic"), RECIPES["mmm"], settings, run)
     with (tmp_path / "metrics.csv").open(newline="") as file:

@@ -26,7 +26,10 @@ def train(logs: Path, *more: str) -> int:
 
 def metrics(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as file:
-        return [{key: row[key] for key in row if key != "seconds"} for row in csv.DictReader(file)]
+        return [
+            {key: row[key] for key in row if not key.startswith("seconds")}
+            for row in csv.DictReader(file)
+        ]
 
 
 def same(first: object, second: object) -> bool:
@@ -34,10 +37,9 @@ def same(first: object, second: object) -> bool:
     if isinstance(first, torch.Tensor):
         return isinstance(second, torch.Tensor) and torch.equal(first, second)
     if isinstance(first, dict):
-        keys = first.keys() - {"seconds"}
-        return keys == second.keys() - {"seconds"} and all(
-            same(first[key], second[key]) for key in keys
-        )
+        keys = [{key for key in each if not str(key).startswith("seconds")}
+                for each in (first, second)]  # fmt: skip
+        return keys[0] == keys[1] and all(same(first[key], second[key]) for key in keys[0])
     if isinstance(first, list | tuple):
         return len(first) == len(second) and all(map(same, first, second))
     return first == second

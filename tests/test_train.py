@@ -19,14 +19,17 @@ from mmmlib.reference.run import PRESETS, Run, Settings, command_of
 from mmmlib.reference.train import LOSSES, Step, train
 
 LEFT = [
-    "args.json", "card.json", "checkpoint.pth.tar", "env.json", "log.txt", "metrics.csv",
-    "report.html",
+    "args.json", "card.json", "checkpoint.pth.tar", "env.json", "epochs", "log.txt", "metrics.csv",
+    "model_best.pth.tar", "report.html", "report.npz",
 ]  # fmt: skip
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as file:
-        return [{key: row[key] for key in row if key != "seconds"} for row in csv.DictReader(file)]
+        return [
+            {key: row[key] for key in row if not key.startswith("seconds")}
+            for row in csv.DictReader(file)
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +60,11 @@ def test_the_report_tells_the_result_and_needs_nothing_else(finished: Path) -> N
     page = (finished / "report.html").read_text()
     final = f"{float(metrics(finished)[-1]['rank_1']):.1%}"
     assert f"Rank-1<b>{final}</b>" in page
-    assert page.count("<svg") == 6
-    assert not re.search(r"(src|href)=", page)
+    assert page.count('<svg class="chart"') == 7
+    assert all(
+        re.match("#|data:image/png", link) for link in re.findall(r'(?:src|href)="(.*?)"', page)
+    )
+    assert "url(http" not in page
     command = command_of(json.loads((finished / "args.json").read_text()))
     assert command.startswith("mmmlib train -d synthetic --recipe mmm --seed 1")
     assert command in page

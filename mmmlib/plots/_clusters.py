@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import matplotlib.axis
 
 NUMBERED = 30  # clusters on a side whose numbers stand at a heat map
+UPRIGHT = 15  # of those below it beyond which they are turned
 
 
 def match_heat_map(
@@ -77,7 +78,7 @@ def match_heat_map(
     i, j = matched[rows][:, columns].nonzero().T.numpy()
     ax.scatter(j, i, s=min(max(0.5 * cell, 2), 9) ** 2, color=WRONG, edgecolors="white",
                linewidths=0.8 if cell > 6 else 0)  # fmt: skip
-    _number_ticks(ax.xaxis, columns)
+    _number_ticks(ax.xaxis, columns, turned=True)
     _number_ticks(ax.yaxis, rows)
     return ax
 
@@ -92,8 +93,10 @@ def _reading_order(cost: Tensor, matched: Tensor) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.lexsort((cheapest.numpy(), partner.numpy()))), columns
 
 
-def _number_ticks(axis: "matplotlib.axis.Axis", numbers: Tensor) -> None:
+def _number_ticks(axis: "matplotlib.axis.Axis", numbers: Tensor, *, turned: bool = False) -> None:
     shown = numbers.tolist() if len(numbers) <= NUMBERED else []
+    if turned and len(shown) > UPRIGHT:
+        axis.set_tick_params(labelrotation=90)
     axis.set_ticks(range(len(shown)), [str(number) for number in shown])
 
 

@@ -40,6 +40,7 @@ def distance_histograms(
     infrared_identities: Int[Tensor, "n_infrared"],
     *,
     bins: int = 100,
+    of: str = "identities",
     ax: "matplotlib.axes.Axes | None" = None,
 ) -> "matplotlib.axes.Axes":
     """Draw the distances across the modalities, within identities and between them.
@@ -55,6 +56,7 @@ def distance_histograms(
             as well.
         infrared_identities: Who each row is.
         bins: Bars from distance 0 to 2.
+        of: What the pairs are within and between, in words.
         ax: Where to draw; None for a new figure.
 
     Returns:
@@ -99,10 +101,10 @@ def distance_histograms(
         peak = max(peak, density.max())
         ax.stairs(density, edges, fill=True, color=colour, alpha=0.3)
         ax.stairs(density, edges, color=colour, ls=line, lw=1.5,
-                  label=f"{kind} identities ({plural(int(count.sum()), 'pair')})")  # fmt: skip
+                  label=f"{kind} {of} ({plural(int(count.sum()), 'pair')})")  # fmt: skip
         ax.vlines(mean, 0, peak, color=colour, ls=line, lw=1.2)
     within, between = (f"{mean:.3f}" if mean == mean else "none" for mean in means)
-    ax.set_title(f"mean distance {within} within, {between} between identities")
+    ax.set_title(f"mean distance {within} within, {between} between {of}")
     used = np.flatnonzero(counts.sum(axis=0))
     ax.set(xlim=edges[[max(used[0] - 1, 0), min(used[-1] + 2, bins)]], ylim=(0, 1.3 * peak))
     ax.legend(frameon=False, loc="upper left")

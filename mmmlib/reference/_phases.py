@@ -20,7 +20,7 @@ from mmmlib.reference.models import (
     load_weights,
     read_weights,
 )
-from mmmlib.reference.run import write_whole
+from mmmlib.reference.run import CHECKPOINT, SELECTED, write_whole
 
 SIDES = ("visible", "infrared")
 SPLITS = {"train": ("visible", "infrared"), "test": ("gallery", "query")}
@@ -45,10 +45,11 @@ def load_network(path: Path, device: str) -> nn.Module:
     """The network of a checkpoint, of ours or of a published program; its kind is in its weights.
 
     Args:
-        path: ``checkpoint.pth.tar``, or the folder of a run.
+        path: A file of weights, or the folder of a run: that of its result, or else its last.
         device: Where it goes.
     """
-    path = path / "checkpoint.pth.tar" if path.is_dir() else path
+    if path.is_dir():
+        path = path / (SELECTED if (path / SELECTED).is_file() else CHECKPOINT)
     weights = read_weights(path)
     model: nn.Module
     if "trunk.0.0.weight" in weights:
@@ -85,7 +86,7 @@ def check_target(path: Path) -> None:
         raise FileNotFoundError(f"--out must lie in a directory that exists, got {str(path)!r}")
 
 
-def write_arrays(path: Path, content: dict[str, Any]) -> None:
+def write_arrays(path: Path, content: dict[str, Any], *, compress: bool = False) -> None:
     """Write tensors and lists of names."""
     check_target(path)
     if path.suffix == ".pt":
@@ -98,7 +99,7 @@ def write_arrays(path: Path, content: dict[str, Any]) -> None:
 
     def write(new: Path) -> None:
         with new.open("wb") as file:
-            np.savez(file, **arrays)
+            (np.savez_compressed if compress else np.savez)(file, **arrays)
 
     write_whole(path, write)
 

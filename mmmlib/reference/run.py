@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from math import inf
@@ -18,10 +19,11 @@ import mmmlib
 from mmmlib._check import check_choice, check_count, check_number
 from mmmlib.reference._presets import PRESETS as PRESETS
 
-__all__ = ["PRESETS", "Run", "Settings", "command_of", "environment"]
+__all__ = ["PRESETS", "Laps", "Run", "Settings", "command_of", "environment"]
 
 Item = TypeVar("Item")
-CHECKPOINT = "checkpoint.pth.tar"
+CHECKPOINT, SELECTED = "checkpoint.pth.tar", "model_best.pth.tar"
+PHASES = ("extract", "cluster", "match", "train", "evaluate")
 
 
 def _flag(*names: str, about: str, default: Any) -> Any:
@@ -100,6 +102,18 @@ class Settings:
     )
     beta: float | None = _flag("--beta", about="weight of consistency, likewise", default=None)
     cross: float | None = _flag("--cross", about="weight of PGM's cross contrast", default=None)
+    camera_aware: bool = _flag(
+        "--camera-aware", about="a cluster's images in a batch come from its cameras in turn",
+        default=False,
+    )  # fmt: skip
+    select: str = _flag(
+        "--select", about="the network that is scored: last, or held-out (pseudo-validation)",
+        default="last",
+    )  # fmt: skip
+    held_out: float = _flag(
+        "--held-out", about="share of the training images that --select held-out holds out",
+        default=0.1,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         flags = {item.name: item.metadata["names"][-1] for item in fields(self)}
@@ -132,6 +146,7 @@ class Settings:
 
 _CHOICES = {
     "arch": ("cnn", "resnet50"), "amp": ("off", "bf16", "fp16"), "non_local": ("paper", "code"),
+    "select": ("last", "held-out"),
 }  # fmt: skip
 _COUNTS = {
     "height": 1, "width": 1, "trial": 1, "jitter": 0, "pad": 0, "batch_size": 2,
@@ -143,12 +158,47 @@ _RANGES = {
     "momentum": (0, 1), "lr": (0, inf), "weight_decay": (0, inf), "temp": (0, inf),
     "warm_up_temp": (0, inf), "lambda_intra": (0, inf), "lambda_inter": (0, inf),
     "alpha": (0, inf), "beta": (0, inf), "cross": (0, inf), "views": (1, 2),
+    "held_out": (0, 0.5),
 }  # fmt: skip
-_ABOVE = ("lr", "temp", "warm_up_temp")  # these may not be 0
+_ABOVE = ("lr", "temp", "warm_up_temp", "held_out")  # these may not be 0
+
+
+class Laps:
+    """Seconds by phase: each lap goes to the phase that it ends.
+
+    Args:
+        device: Waited for at the end of a lap, so that its work counts where it was asked for.
+
+    Example:
+        >>> laps = Laps("cpu")
+        >>> laps.end("cluster")
+        >>> sorted(laps.row())
+        ['seconds', 'seconds_cluster']
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = torch.device(device)
+        self._seconds: dict[str, float] = {}
+        self._since = time.monotonic()
+
+    def end(self, phase: str) -> None:
+        """What has passed since the last lap was the phase's."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.monotonic()
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._since
+        self._since = now
+
+    def row(self) -> dict[str, float]:
+        """The sum, and the seconds of each phase, as columns of the metrics."""
+        phases = {
+            f"seconds_{name}": self._seconds[name] for name in PHASES if name in self._seconds
+        }
+        return {"seconds": sum(self._seconds.values()), **phases}
 
 
 class Run:
-    """The folder of a run, and what it prints.
+    r"""The folder of a run, and what it prints.
 
     Args:
         folder: Made if missing.
@@ -156,6 +206,19 @@ class Run:
         quiet: Print nothing.
         resume: Go on with what the folder holds; ``state`` is its checkpoint, None without one.
         writes: False for all processes but the first: nothing is written or printed.
+        tensorboard: Write the metrics for TensorBoard as well, below ``tensorboard``.
+        print_freq: Steps from one line about the losses to the next, in ``log.txt``.
+
+    Raises:
+        ImportError: If TensorBoard is asked for and not installed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = Run(Path(folder), Settings(), quiet=True)
+        ...     run.say("done")
+        ...     (run.folder / "log.txt").read_text()
+        'done\n'
     """
 
     def __init__(
@@ -166,13 +229,19 @@ class Run:
         quiet: bool = False,
         resume: bool = False,
         writes: bool = True,
+        tensorboard: bool = False,
+        print_freq: int = 10,
     ) -> None:
         self.folder, self.quiet, self.writes = folder, quiet or not writes, writes
+        self.print_freq = print_freq
         self.rows: list[dict[str, Any]] = []
         self.stopping = False
         self.state = _read_checkpoint(folder) if resume else None
+        self._board: Any = None
         if not writes:
             return
+        if tensorboard:
+            self._board = _open_board(folder / "tensorboard", (self.state or {}).get("epoch", -1))
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "env.json", environment())
         if self.state is None:
@@ -187,8 +256,12 @@ class Run:
         """Print a line and keep it in ``log.txt``."""
         if not self.quiet:
             print(line, flush=True)
+        self.note(line)
+
+    def note(self, line: str) -> None:
+        """Keep a line in ``log.txt`` only."""
         if self.writes:
-            with (self.folder / "log.txt").open("a") as log:
+            with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
                 log.write(line + "\n")
 
     def progress(
@@ -207,6 +280,11 @@ class Run:
         self.rows.append(row)
         if self.writes:
             write_whole(self.folder / "metrics.csv", self._write_rows)
+        if self._board is not None:
+            for name, value in row.items():
+                if isinstance(value, int | float) and name != "epoch":
+                    self._board.add_scalar(name, value, row["epoch"])
+            self._board.flush()
         self.say(_line(row))
 
     def _write_rows(self, path: Path) -> None:
@@ -220,6 +298,11 @@ class Run:
         """Write ``checkpoint.pth.tar``; the old one stays until the new one is whole."""
         if self.writes:
             write_whole(self.folder / CHECKPOINT, lambda path: torch.save(state, path))
+
+    def choose(self, **state: Any) -> None:
+        """Write ``model_best.pth.tar``: weights alone, as the published programs keep them."""
+        if self.writes:
+            write_whole(self.folder / SELECTED, lambda path: torch.save(state, path))
 
     def card(self, content: dict[str, Any]) -> None:
         """Write ``card.json``: what somebody else needs to believe the result."""
@@ -248,6 +331,18 @@ def _read_checkpoint(folder: Path) -> dict[str, Any] | None:
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
+
+
+def _open_board(folder: Path, done: int) -> Any:
+    """A writer for TensorBoard; what it holds of later epochs than are done is dropped."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError(
+            f"--tensorboard needs what pip install 'mmmlib[tensorboard]' brings: {error}"
+        ) from error
+    writer: Any = SummaryWriter  # untyped
+    return writer(str(folder), purge_step=done + 1)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -11,14 +11,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmmlib._types import ClusterMatch
 from mmmlib.reference.data import DataSet
 from mmmlib.reference.models import TwoStreamCNN, TwoStreamResNet50, load_weights
 from mmmlib.reference.recipes import Recipe, ablated
-from mmmlib.reference.run import Run, Settings, command_of, environment
+from mmmlib.reference.run import Laps, Run, Settings, command_of, environment
+from mmmlib.reference.train._lines import (
+    best_on_test,
+    epoch_lines,
+    running_time,
+    score_lines,
+    statistics_lines,
+)
 from mmmlib.reference.train._norm import share_statistics
-from mmmlib.reference.train._objective import check_recipe
+from mmmlib.reference.train._objective import Labels, check_recipe
 from mmmlib.reference.train._plan import Epoch, make_plan
-from mmmlib.reference.train._score import line, plain, score, search
+from mmmlib.reference.train._record import keep_epoch, keep_pictures
+from mmmlib.reference.train._score import line, plain, score, search, test_features
+from mmmlib.reference.train._selection import (
+    Choice,
+    agreement,
+    better,
+    choice_of,
+    chosen,
+    hold_out,
+)
 from mmmlib.reference.train._steps import Trainer, to_float, train_epoch, warm_up
 from mmmlib.reference.train._team import anyone, count, share_of
 
@@ -49,32 +66,66 @@ def train(data: DataSet, recipe: Recipe, settings: Settings, run: Run) -> dict[s
     """
     recipe = ablated(recipe, settings)
     check_recipe(recipe)
+    data, held = hold_out(data, settings)
+    began, plan, choice = time.monotonic(), None, choice_of(run.state or {})
     trainer = make_trainer(data, settings)
     done = resume(trainer, run) if run.state else begin(trainer, data, recipe, settings, run)
     for number in range(done + 1, settings.warm_up + settings.epochs + 1):
         if anyone(run.stopping, settings.device):
             break
-        started, epoch, plan = time.monotonic(), number - settings.warm_up - 1, None
-        if epoch < 0:
-            losses = warm_up(trainer, data, settings, run)
-        else:
-            set_rate(trainer.optimizer, recipe, settings, epoch)
-            plan = make_plan(trainer.model, data, recipe, settings, epoch)
-            for warning in plan.warnings:
-                run.say(f"warning: {warning}")
-            losses = train_epoch(trainer, data, recipe, plan, settings, epoch, run)
+        laps = Laps(settings.device)
+        plan, losses = learn(trainer, data, recipe, settings, run, number, laps)
         last = number == settings.warm_up + settings.epochs
         test = last or number % settings.eval_step == 0
-        row: dict[str, Any] = score(trainer.model, data, plan, settings, test=test)
-        row |= {f"loss_{name}": value for name, value in losses.items()}
-        row["seconds"] = time.monotonic() - started
-        run.log({"epoch": number, "stage": "warm-up" if plan is None else "clusters", **row})
-        save(trainer, plan, settings, run, number)
+        row: dict[str, Any] = score(trainer.model, data, plan, settings, test=test) | losses
+        if held is not None and plan is not None:
+            row["held_out_agreement"] = agreement(trainer.model, held, plan, settings)
+            choice = better(choice, trainer.model, number, row["held_out_agreement"])
+        laps.end("evaluate")
+        log_epoch(run, number, plan, data, row | laps.row())
+        save(trainer, plan, settings, run, number, choice)
     if anyone(run.stopping, settings.device):
         run.stop()
-    else:
-        finish(trainer.model, data, settings, run)
+        return run.rows[-1]
+    finish(trainer.model, data, _labels_and_match(plan, run.state), choice, settings, run)
+    run.note(running_time(time.monotonic() - began))
     return run.rows[-1]
+
+
+def learn(
+    trainer: Trainer,
+    data: DataSet,
+    recipe: Recipe,
+    settings: Settings,
+    run: Run,
+    number: int,
+    laps: Laps,
+) -> tuple[Epoch | None, dict[str, float]]:
+    """One epoch of training: what it was trained against (None in the warm-up), and its losses."""
+    plan, epoch = None, number - settings.warm_up - 1
+    if epoch < 0:
+        losses = warm_up(trainer, data, settings, run)
+    else:
+        set_rate(trainer.optimizer, recipe, settings, epoch)
+        plan = make_plan(trainer.model, data, recipe, settings, epoch, laps)
+        for warning in plan.warnings:
+            run.say(f"warning: {warning}")
+        for said in statistics_lines(number, plan):
+            run.note(said)
+        losses = train_epoch(trainer, data, recipe, plan, settings, epoch, run)
+    laps.end("train")
+    return plan, {f"loss_{name}": value for name, value in losses.items()}
+
+
+def log_epoch(
+    run: Run, number: int, plan: Epoch | None, data: DataSet, row: dict[str, Any]
+) -> None:
+    """The numbers of an epoch, its labels and its match."""
+    run.log({"epoch": number, "stage": "warm-up" if plan is None else "clusters", **row})
+    for said in epoch_lines(run.rows):
+        run.note(said)
+    if plan is not None:
+        keep_epoch(run, number, plan, data)
 
 
 def begin(trainer: Trainer, data: DataSet, recipe: Recipe, settings: Settings, run: Run) -> int:
@@ -83,7 +134,10 @@ def begin(trainer: Trainer, data: DataSet, recipe: Recipe, settings: Settings, r
     if settings.arch == "resnet50" and settings.pretrained is None:
         run.say("resnet50 begins with random weights; --pretrained takes a file of better ones")
     settle(trainer.model, data, settings)
-    run.log({"epoch": 0, "stage": "random", **score(trainer.model, data, None, settings)})
+    laps = Laps(settings.device)
+    row = score(trainer.model, data, None, settings)
+    laps.end("evaluate")
+    run.log({"epoch": 0, "stage": "random", **row, **laps.row()})
     return 0
 
 
@@ -165,7 +219,14 @@ def set_rate(
         group["lr"] = settings.lr * 0.1**fallen
 
 
-def save(trainer: Trainer, plan: Epoch | None, settings: Settings, run: Run, number: int) -> None:
+def save(
+    trainer: Trainer,
+    plan: Epoch | None,
+    settings: Settings,
+    run: Run,
+    number: int,
+    choice: Choice | None = None,
+) -> None:
     """Everything that the next epoch depends on, and what this one trained against."""
     state: dict[str, Any] = {
         "model": trainer.model.state_dict(), "optimizer": trainer.optimizer.state_dict(),
@@ -175,6 +236,8 @@ def save(trainer: Trainer, plan: Epoch | None, settings: Settings, run: Run, num
     if plan is not None:
         state["labels"], state["match"] = plan.labels._asdict(), plan.match._asdict()
         state["memories"] = {name: bank.prototypes for name, bank in plan.memories.items()}
+    if choice is not None:
+        state["choice"] = choice._asdict()
     run.save(**state)
 
 
@@ -191,15 +254,56 @@ def resume(trainer: Trainer, run: Run) -> int:
     return done
 
 
-def finish(model: nn.Module, data: DataSet, settings: Settings, run: Run) -> None:
-    """Score the last network by every protocol, and write the card of the result."""
-    found = plain(search(model, data, settings))
+def _labels_and_match(
+    plan: Epoch | None, state: dict[str, Any] | None
+) -> tuple[Labels, ClusterMatch] | None:
+    """Those of the last epoch, which a checkpoint has where nothing was left to train."""
+    if plan is not None:
+        return plan.labels, plan.match
+    if state and "match" in state:
+        return Labels(**state["labels"]), ClusterMatch(**state["match"])
+    return None
+
+
+def finish(
+    model: nn.Module,
+    data: DataSet,
+    shown: tuple[Labels, ClusterMatch] | None,
+    choice: Choice | None,
+    settings: Settings,
+    run: Run,
+) -> None:
+    """Score the last or the chosen network by every protocol; its weights, pictures and card."""
+    epoch: int = run.rows[-1]["epoch"]
+    if choice is not None:
+        epoch = choice.epoch
+        model.load_state_dict(choice.weights)
+    run.say(
+        f"==> Test with the best model: {chosen(choice)} (no epoch is chosen by its test score)"
+    )
+    tested = test_features(model, data, settings)
+    found = plain(search(model, data, settings, tested=tested))
     for result in found:
         run.say(line(result))
+    best = best_on_test(run.rows) if found else None
+    if found and best is not None:
+        for said in score_lines(found[0]):
+            run.note(said)
+        run.say(
+            f"not a result: epoch {best['epoch']} is the best on the test images, "
+            f"Rank-1: {best['rank_1']:.2%} | mAP: {best['mean_ap']:.2%}"
+        )
+    keep_pictures(run, model, data, shown, tested, settings)
+    run.choose(state_dict=model.state_dict(), epoch=epoch, selected=chosen(choice))
     run.card(
         {
             "recipe": settings.recipe, "dataset": settings.dataset, "seed": settings.seed,
-            "command": command_of(asdict(settings)), "selected": "the last epoch",
+            "command": command_of(asdict(settings)), "selected": chosen(choice),
+            "selected_epoch": epoch,
+            "test_selected": best and {
+                "note": "chosen by the test images themselves: not a result",
+                **{key: best[key] for key in ("epoch", "rank_1", "mean_ap", "mean_inp")},
+            },
             "data": _counts(data), "results": found, "last_epoch": run.rows[-1],
             "settings": asdict(settings), "processes": count(), "environment": environment(),
         }

@@ -24,7 +24,7 @@ from mmmlib.confidence import clean_probability
 from mmmlib.memory import ClusterMemory, update_memory
 from mmmlib.reference.data import DataSet
 from mmmlib.reference.recipes import Part, Recipe, one_to_one
-from mmmlib.reference.run import Settings
+from mmmlib.reference.run import Laps, Settings
 from mmmlib.reference.train._objective import CROSS, Labels
 from mmmlib.reference.train._score import features_of
 
@@ -46,17 +46,27 @@ class Epoch(NamedTuple):
 
 
 def make_plan(
-    model: nn.Module, data: DataSet, recipe: Recipe, settings: Settings, epoch: int
+    model: nn.Module,
+    data: DataSet,
+    recipe: Recipe,
+    settings: Settings,
+    epoch: int,
+    laps: Laps | None = None,
 ) -> Epoch:
     """Cluster, match, and fill the memories."""
+    laps = laps or Laps(settings.device)
     visible = features_of(model, data.visible, settings, infrared=False)
     infrared = features_of(model, data.infrared, settings, infrared=True)
+    laps.end("extract")
     started = epoch / settings.epochs >= recipe.match_start
     matching = started and recipe.match is not None
     with listening() as heard:
         own = own_labels(visible, infrared, data, recipe, settings)
+        laps.end("cluster")
         match = match_clusters(visible, infrared, own, recipe, settings, matching)
+        laps.end("match")
         labels = _all_labels(visible, infrared, own, match, data, recipe, settings, started)
+        laps.end("cluster")
     factors = [(part, part.factor(epoch, settings.epochs)) for part in recipe.parts]
     parts = tuple((part, factor) for part, factor in factors if factor > 0)
     crossed = frozenset(CROSS[part.name] for part, _ in parts if part.name in CROSS)
@@ -70,6 +80,7 @@ def make_plan(
         elif matching and settings.use_hard:
             memories[name].rule = "hardest"
     centres, trust = shared_prototypes(visible, infrared, labels, settings)
+    laps.end("match")
     return Epoch(
         labels, match, matching, memories, centres, trust, parts, crossed, tuple(heard)
     )  # fmt: skip

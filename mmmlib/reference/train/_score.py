@@ -91,26 +91,45 @@ def retrieval(model: nn.Module, data: DataSet, settings: Settings) -> dict[str, 
     """Infrared test images searched among the visible ones."""
     found = search(model, data, settings, every=False)
     return {
-        name: getattr(result, name)
+        name: value
         for result in found.values()
-        for name in ("rank_1", "mean_ap", "mean_inp")
-    }
+        for name, value in (
+            ("rank_1", result.rank_1), ("mean_ap", result.mean_ap), ("mean_inp", result.mean_inp),
+            *((f"rank_{k}", result.cmc[k - 1].item()) for k in (5, 10, 20)),
+        )
+    }  # fmt: skip
+
+
+Tested = tuple[tuple[Tensor, Images], tuple[Tensor, Images]]  # features: queries, gallery
+
+
+def test_features(model: nn.Module, data: DataSet, settings: Settings) -> Tested | None:
+    """Features of the test images, infrared ones first; None without any of known identity."""
+    query, gallery = data.query, data.gallery
+    if query is None or gallery is None or query.identities is None or gallery.identities is None:
+        return None
+    return (
+        (features_of(model, query, settings, infrared=True), query),
+        (features_of(model, gallery, settings, infrared=False), gallery),
+    )
 
 
 def search(
-    model: nn.Module, data: DataSet, settings: Settings, *, every: bool = True, trials: int = 10
+    model: nn.Module,
+    data: DataSet,
+    settings: Settings,
+    *,
+    every: bool = True,
+    trials: int = 10,
+    tested: Tested | None = None,
 ) -> dict[tuple[Protocol, str], Evaluation]:
     """Search the test images by every protocol and direction of the data set, or by the main one.
 
-    Features are extracted once. SYSU-MM01's protocols know one direction.
+    Features are extracted once, if they are not given. SYSU-MM01's protocols know one direction.
     """
-    query, gallery = data.query, data.gallery
-    if query is None or gallery is None or query.identities is None or gallery.identities is None:
+    sides = tested or test_features(model, data, settings)
+    if sides is None:
         return {}
-    sides = [
-        (features_of(model, images, settings, infrared=infrared), images)
-        for images, infrared in ((query, True), (gallery, False))
-    ]
     return {
         (protocol, direction): _evaluate(sides[turned], sides[not turned], protocol, trials)
         for protocol, direction, turned in (_tasks(data) if every else _tasks(data)[:1])

@@ -22,6 +22,7 @@ from mmmlib.reference.augment import (
 from mmmlib.reference.data import DataSet
 from mmmlib.reference.recipes import Recipe
 from mmmlib.reference.run import Run, Settings
+from mmmlib.reference.train._lines import StepLines
 from mmmlib.reference.train._objective import LOSSES, Step, write_memories
 from mmmlib.reference.train._plan import Epoch
 from mmmlib.reference.train._score import precision
@@ -134,10 +135,16 @@ def _embed(model: nn.Module, images: list[Tensor], settings: Settings) -> Tensor
 
 
 def batches(
-    recipe: Recipe, plan: Epoch, settings: Settings, generator: torch.Generator
+    recipe: Recipe,
+    plan: Epoch,
+    settings: Settings,
+    generator: torch.Generator,
+    data: DataSet | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The rows of each batch, drawn on the CPU."""
-    match, shared = None, False
+    """The rows of each batch of all processes, drawn on the CPU; ``data`` knows the cameras."""
+    match, shared, cameras = None, False, None
+    if settings.camera_aware and data is not None:
+        cameras = data.visible.cameras, data.infrared.cameras
     labels = plan.labels.visible.cpu(), plan.labels.infrared.cpu()
     if recipe.sampling == "matched" and plan.matching:
         match = plan.match._replace(**{k: v.cpu() for k, v in plan.match._asdict().items()})
@@ -154,7 +161,7 @@ def batches(
     drawable = len(there[0][torch.isin(*there)]) if shared else min(map(len, there))
     sampler = PairSampler(
         *labels, match, clusters=_clusters(settings, drawable), instances=settings.num_instances,
-        batches=settings.iters, shared=shared, generator=generator,
+        batches=settings.iters, shared=shared, generator=generator, cameras=cameras,
     )  # fmt: skip
     yield from sampler
 
@@ -185,8 +192,11 @@ def train_epoch(
     """Train on the parts of the recipe; the mean of each."""
     trainer.model.train()
     totals = torch.zeros(len(plan.parts), dtype=torch.float64, device=settings.device)
-    drawn = batches(recipe, plan, settings, trainer.sampling)
+    drawn = batches(recipe, plan, settings, trainer.sampling, data)
+    named = [(part.name, factor) for part, factor in plan.parts]
+    lines = StepLines(run, settings, settings.warm_up + epoch + 1, named)
     for index in run.progress(drawn, f"epoch {epoch + 1}", settings.iters):
+        lines.drawn()
         trainer.optimizer.zero_grad()
         steps = []
         parts = [torch.chunk(rows, settings.accumulate) for rows in index]
@@ -206,6 +216,7 @@ def train_epoch(
         trainer.learn()
         for step in steps:
             write_memories(step, plan.crossed)
+        lines.stepped(totals)
     means = (totals / (settings.iters * settings.accumulate)).tolist()
     if not torch.isfinite(totals).all():
         raise ArithmeticError(f"loss must be finite, got {means} in epoch {epoch + 1}")
