@@ -3,12 +3,20 @@
 import json
 import statistics
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import clustering, evaluation, losses, matching, memory, timing, training, windows
-from mmmlib.reference.run import Settings
+from benchmarks import (
+    clustering,
+    evaluation,
+    losses,
+    matching,
+    memory,
+    papers,
+    timing,
+    training,
+    windows,
+)
 
 DOCS = Path(__file__).parent.parent / "docs" / "generated"
 ROWS = {
@@ -60,8 +68,7 @@ def training_table(runs: list[dict[str, Any]]) -> str:
 def _of_today(run: dict[str, Any]) -> bool:
     """Whether a run has the settings that its row of the table would have now."""
     settings = training.settings_of(run["name"], run["dataset"], None, run["seed"])
-    # What could not be set at the time was as it is by default.
-    return bool({**asdict(Settings()), **run["settings"]} == asdict(settings))
+    return training.is_run(run, run["name"], settings)
 
 
 def _training_row(text: str, rows: list[dict[str, Any]]) -> str:
@@ -177,6 +184,7 @@ def tables() -> dict[str, str]:
         "losses.md": losses.table(timing.recorded(losses.RESULTS)),
         "matching.md": matching.tables(timing.recorded(matching.RESULTS)),
         "memory.md": memory.table(timing.recorded(memory.RESULTS)),
+        "papers.md": papers.tables(training.finished(papers.RESULTS)),
         "training.md": training_table(training.finished(training.RESULTS)),
         "windows.md": windows_table(recorded),
     }

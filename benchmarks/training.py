@@ -7,14 +7,17 @@ import argparse
 import json
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmmlib.cli import settings_from
+from mmmlib.cli import LOADED, settings_from
 from mmmlib.reference import data
+from mmmlib.reference.data import DataSet
 from mmmlib.reference.recipes import RECIPES, Recipe
 from mmmlib.reference.run import Run, Settings, environment
 from mmmlib.reference.train import train
@@ -45,24 +48,46 @@ def recipe_of(name: str) -> Recipe:
     return recipe._replace(parts=tuple(part for part in recipe.parts if part.loss != left_out))
 
 
-def run(name: str, settings: Settings) -> dict[str, Any]:
-    """Train once; what is recorded of it."""
-    loaded = data.load(
-        settings.dataset, settings.data_dir, seed=settings.seed, jitter=settings.jitter
-    )
+@lru_cache(maxsize=1)
+def _load(*options: Any) -> DataSet:
+    named = dict(zip(LOADED, options, strict=True))
+    return data.load(named.pop("dataset"), named.pop("data_dir"), **named)
+
+
+def load(settings: Settings) -> DataSet:
+    """The data of a run; the last ones are kept, since recipes take turns on them."""
+    return _load(*(getattr(settings, name) for name in LOADED))
+
+
+def run(
+    name: str,
+    settings: Settings,
+    recipe: Recipe,
+    *,
+    columns: tuple[str, ...] = ("rank_1", "mean_ap", "ari_all"),
+    measure: Callable[[Path, DataSet, Settings], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Train once; what is recorded of it.
+
+    Args:
+        name: What the run is called in the record.
+        settings: Those of the run.
+        recipe: What is trained.
+        columns: Of the metrics, kept for every epoch.
+        measure: Looks at the folder of the finished run; what it returns is recorded as well.
+    """
+    loaded = load(settings)
     with tempfile.TemporaryDirectory() as folder:
         log = Run(Path(folder), settings, quiet=True)
-        train(loaded, recipe_of(name), settings, log)
-        curve = [
-            {key: row.get(key) for key in ("epoch", "rank_1", "mean_ap", "ari_all")}
-            for row in log.rows
-        ]
+        train(loaded, recipe, settings, log)
+        curve = [{key: row.get(key) for key in ("epoch", *columns)} for row in log.rows]
         seconds = sum(row.get("seconds", 0.0) for row in log.rows)
+        measured = {} if measure is None else measure(Path(folder), loaded, settings)
         last = log.rows[-1]
     return {
         "name": name, "commit": commit(), "seed": settings.seed, "dataset": settings.dataset,
         "settings": {**asdict(settings), "data_dir": None}, "last": last, "random": curve[0],
-        "curve": curve, "seconds": seconds, "environment": environment(),
+        "curve": curve, **measured, "seconds": seconds, "environment": environment(),
     }  # fmt: skip
 
 
@@ -78,6 +103,24 @@ def finished(results: Path) -> list[dict[str, Any]]:
     if not results.is_file():
         return []
     return [json.loads(line) for line in results.read_text().splitlines() if line]
+
+
+def is_run(row: dict[str, Any], name: str, settings: Settings) -> bool:
+    """Whether a record is of this row and these settings, wherever the data lay.
+
+    What could not be set when it was made was as it is by default.
+    """
+    wanted = {**asdict(settings), "data_dir": None}
+    return bool(row["name"] == name and {**asdict(Settings()), **row["settings"]} == wanted)
+
+
+def append(results: Path, row: dict[str, Any]) -> None:
+    """Add a record; what is there stays."""
+    with results.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    last = row["last"]
+    print(f"{row['dataset']} {row['name']} seed {row['seed']}: Rank-1 {last['rank_1']:.1%} "
+          f"mAP {last['mean_ap']:.1%} in {row['seconds']:.0f} s", flush=True)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -96,16 +139,8 @@ def main(arguments: list[str] | None = None) -> None:
     for seed in options.seeds:
         for name in options.recipe:
             settings = settings_of(name, options.data, options.data_dir, seed)
-            wanted = {**asdict(settings), "data_dir": None}
-            known = {"name": name, "settings": wanted}
-            if any(known.items() <= row.items() for row in finished(options.json)):
-                continue
-            row = run(name, settings)
-            with options.json.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            last = row["last"]
-            print(f"{options.data} {name} seed {seed}: Rank-1 {last['rank_1']:.1%} "
-                  f"mAP {last['mean_ap']:.1%} in {row['seconds']:.0f} s", flush=True)  # fmt: skip
+            if not any(is_run(row, name, settings) for row in finished(options.json)):
+                append(options.json, run(name, settings, recipe_of(name)))
 
 
 if __name__ == "__main__":
