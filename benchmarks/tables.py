@@ -21,9 +21,12 @@ from benchmarks import (
 DOCS = Path(__file__).parent.parent / "docs" / "generated"
 ROWS = {
     "baseline": "`baseline`",
+    "adca": "`adca`",
+    "pgm": "`pgm`",
     "mbccm": "`mbccm`",
     "mmm": "`mmm`",
     "mmm-1": "`mmm`, one memory instead of four",
+    "adca+mmm": "`adca+mmm`",
     "mmm-shared": "`mmm-shared`",
     "mmm-shared-1": "`mmm-shared`, one memory instead of four",
     "mmm-unshared": "`mmm-shared` without contrast of matched labels",
@@ -52,7 +55,7 @@ def spread(values: list[float], percent: bool = True) -> str:
 def training_table(runs: list[dict[str, Any]]) -> str:
     """One table for each data set: mean and standard deviation over the seeds."""
     lines: list[str] = []
-    for dataset in ("hubble", "landsat"):
+    for dataset in ("people", "hubble", "landsat"):
         own = [row for row in runs if row["dataset"] == dataset and _of_today(row)]
         lines += [f"**{dataset}**", "", *TRAINING_HEAD]
         lines += [
@@ -185,6 +188,7 @@ def tables() -> dict[str, str]:
         "matching.md": matching.tables(timing.recorded(matching.RESULTS)),
         "memory.md": memory.table(timing.recorded(memory.RESULTS)),
         "papers.md": papers.tables(training.finished(papers.RESULTS)),
+        "tree.md": training.tree_table(training.finished(training.TREE_RESULTS)),
         "training.md": training_table(training.finished(training.RESULTS)),
         "windows.md": windows_table(recorded),
     }

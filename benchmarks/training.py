@@ -1,6 +1,7 @@
 """Train recipes on a data set with several seeds; one JSON line per run, those present skipped.
 
-``python -m benchmarks.training --data hubble --recipe baseline mmm --seeds 1 2 3``
+``python -m benchmarks.training --data hubble --recipe baseline mmm --seeds 1 2 3``; with ``--tree``
+on rendered persons that were written as a SYSU-MM01 tree and read again.
 """
 
 import argparse
@@ -18,11 +19,27 @@ import torch
 from mmmlib.cli import LOADED, settings_from
 from mmmlib.reference import data
 from mmmlib.reference.data import DataSet
+from mmmlib.reference.people import render_people, write_sysu_tree
 from mmmlib.reference.recipes import RECIPES, Recipe
 from mmmlib.reference.run import Run, Settings, environment
 from mmmlib.reference.train import train
 
 RESULTS = Path(__file__).parent / "results" / "training.jsonl"
+TREE_RESULTS = RESULTS.with_name("tree.jsonl")
+# The easiest persons there are: all seen from the front, nothing before them; a sixth for the test.
+PERSONS: dict[str, Any] = {
+    "identities": 96, "images": 5, "height": 48, "width": 24, "yaw": 0.0, "occlusion": 0.0,
+}  # fmt: skip
+TEST = 1 / 6
+# The small network, and numbers for the size of the tree, instead of those of SYSU-MM01.
+TREE: dict[str, Any] = {
+    "dataset": "sysu", "arch": "cnn", "non_local": None, "height": 48, "width": 24,
+    "allow_incomplete": True, "pad": 3, "erase": 0.0, "contrast": 0.6, "negative": 0.5, "views": 2,
+    "batch_size": 256, "num_instances": 8, "warm_up": 8, "epochs": 10, "iters": 20, "lr": 2e-3,
+    "step_size": 12, "milestones": None, "k1": 20, "k2": 5, "joint_k1": 40, "joint_k2": 8,
+    "eps": 0.5, "joint_eps": 0.5, "momentum": 0.1, "use_hard": False,
+}  # fmt: skip
+QUICK = {"warm_up": 1, "epochs": 2, "iters": 2, "batch_size": 64}
 # Other rows of the table: a recipe, settings of its own, and a part left out.
 VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "mmm-1": ("mmm", {"num_memories": 1}, ""),
@@ -39,6 +56,13 @@ def settings_of(name: str, dataset: str, data_dir: str | None, seed: int) -> Set
         settings_from({"dataset": dataset, "recipe": recipe, "seed": seed, **changes}),
         data_dir=data_dir,
     )
+
+
+def tree_settings(name: str, data_dir: str | None, seed: int, quick: bool = False) -> Settings:
+    """The settings of one row on the tree."""
+    recipe, changes, _ = VARIANTS.get(name, (name, {}, ""))
+    chosen = {**TREE, **(QUICK if quick else {}), "recipe": recipe, "seed": seed, **changes}
+    return settings_from({**chosen, "data_dir": data_dir})
 
 
 def recipe_of(name: str) -> Recipe:
@@ -123,24 +147,69 @@ def append(results: Path, row: dict[str, Any]) -> None:
           f"mAP {last['mean_ap']:.1%} in {row['seconds']:.0f} s", flush=True)  # fmt: skip
 
 
+def tree_table(rows: list[dict[str, Any]]) -> str:
+    """What each recipe adds to the random network, and what of it the warm-up adds."""
+    head = "| recipe | seed | random network: Rank-1 (%) | after warm-up | at the end | gained |"
+    lines = [head, "|---|---|---|---|---|---|"]
+    for row in rows:
+        if is_run(row, row["name"], tree_settings(row["name"], None, row["seed"])):
+            warm = row["curve"][row["settings"]["warm_up"]]["rank_1"]
+            ranks = [row["random"]["rank_1"], warm, row["last"]["rank_1"]]
+            ranks.append(ranks[2] - ranks[0])
+            cells = " | ".join(f"{100 * rank:.1f}" for rank in ranks)
+            lines.append(f"| `{row['name']}` | {row['seed']} | {cells} |")
+    return "\n".join([*lines, ""]) if len(lines) > 2 else "No runs.\n"
+
+
+def train_on_trees(options: argparse.Namespace) -> None:
+    """Write a tree for each seed and train every recipe on it."""
+    results = options.json or TREE_RESULTS
+    for seed in options.seeds:
+        missing = [
+            name
+            for name in options.recipe
+            if not any(
+                is_run(row, name, tree_settings(name, None, seed, options.quick))
+                for row in finished(results)
+            )
+        ]
+        if not missing:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            number = 24 if options.quick else PERSONS["identities"]
+            people = render_people(**{**PERSONS, "identities": number}, seed=seed)
+            write_sysu_tree(people, folder, test=TEST)
+            for name in missing:
+                settings = tree_settings(name, folder, seed, options.quick)
+                append(results, run(name, settings, recipe_of(name)))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run what is missing, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--data", help="data set")
     parser.add_argument("--data-dir")
+    parser.add_argument("--tree", action="store_true", help="rendered persons as a SYSU-MM01 tree")
+    parser.add_argument("--quick", action="store_true", help="tiny trees, for the tests")
     parser.add_argument(
         "--recipe", nargs="+", required=True, help=f"recipes, or {', '.join(VARIANTS)}"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, default=RESULTS)
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
+    if options.tree == (options.data is not None):
+        parser.error("either --data or --tree must be given")
     torch.set_num_threads(options.threads)
+    if options.tree:
+        train_on_trees(options)
+        return
+    results = options.json or RESULTS
     for seed in options.seeds:
         for name in options.recipe:
             settings = settings_of(name, options.data, options.data_dir, seed)
-            if not any(is_run(row, name, settings) for row in finished(options.json)):
-                append(options.json, run(name, settings, recipe_of(name)))
+            if not any(is_run(row, name, settings) for row in finished(results)):
+                append(results, run(name, settings, recipe_of(name)))
 
 
 if __name__ == "__main__":

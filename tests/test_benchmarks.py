@@ -69,6 +69,34 @@ def test_a_record_without_a_setting_that_is_new_since_counts_as_made_with_its_de
     assert not training.is_run(row, "mmm", replace(settings, lr=1.0))
 
 
+def test_every_recipe_trains_on_persons_written_as_a_tree(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "tree.jsonl"
+    arguments = ["--tree", "--quick", "--seeds", "2", "--json", str(results)]
+    arguments += ["--recipe", "baseline", "mmm", "pgm"]
+    training.main(arguments)
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    training.main(arguments)
+    assert capsys.readouterr().out == ""
+    rows = training.finished(results)
+    assert [(row["name"], row["dataset"], len(row["curve"])) for row in rows] == [
+        ("baseline", "sysu", 4), ("mmm", "sysu", 4), ("pgm", "sysu", 4)
+    ]  # fmt: skip
+    assert all(row["settings"]["arch"] == "cnn" for row in rows)
+    assert training.tree_table(rows) == "No runs.\n"  # quick ones mean nothing
+
+
+def test_the_table_of_the_tree_says_what_was_gained() -> None:
+    settings = training.tree_settings("mmm", None, 1)
+    curve = [{"rank_1": epoch / 100} for epoch in range(settings.warm_up + settings.epochs + 1)]
+    row = {
+        "name": "mmm", "seed": 1, "settings": asdict(settings), "curve": curve,
+        "random": curve[0], "last": curve[-1],
+    }  # fmt: skip
+    assert "| `mmm` | 1 | 0.0 | 8.0 | 18.0 | 18.0 |" in training.tree_table([row])
+
+
 def test_papers_records_each_run_once_and_draws_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
