@@ -3,7 +3,6 @@
 import json
 import statistics
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from benchmarks import (
     losses,
     matching,
     memory,
+    papers,
     timing,
     training,
     windows,
@@ -24,9 +24,12 @@ from mmmlib.reference.run import Settings
 DOCS = Path(__file__).parent.parent / "docs" / "generated"
 ROWS = {
     "baseline": "`baseline`",
+    "adca": "`adca`",
+    "pgm": "`pgm`",
     "mbccm": "`mbccm`",
     "mmm": "`mmm`",
     "mmm-1": "`mmm`, one memory instead of four",
+    "adca+mmm": "`adca+mmm`",
     "mmm-shared": "`mmm-shared`",
     "mmm-shared-1": "`mmm-shared`, one memory instead of four",
     "mmm-unshared": "`mmm-shared` without contrast of matched labels",
@@ -55,7 +58,7 @@ def spread(values: list[float], percent: bool = True) -> str:
 def training_table(runs: list[dict[str, Any]]) -> str:
     """One table for each data set: mean and standard deviation over the seeds."""
     lines: list[str] = []
-    for dataset in ("hubble", "landsat"):
+    for dataset in ("people", "hubble", "landsat"):
         own = [row for row in runs if row["dataset"] == dataset and _of_today(row)]
         lines += [f"**{dataset}**", "", *TRAINING_HEAD]
         lines += [
@@ -71,8 +74,7 @@ def training_table(runs: list[dict[str, Any]]) -> str:
 def _of_today(run: dict[str, Any]) -> bool:
     """Whether a run has the settings that its row of the table would have now."""
     settings = training.settings_of(run["name"], run["dataset"], None, run["seed"])
-    # What could not be set at the time was as it is by default.
-    return bool({**asdict(Settings()), **run["settings"]} == asdict(settings))
+    return training.is_run(run, run["name"], settings)
 
 
 def _training_row(text: str, rows: list[dict[str, Any]]) -> str:
@@ -190,6 +192,8 @@ def tables() -> dict[str, str]:
         "losses.md": losses.table(timing.recorded(losses.RESULTS)),
         "matching.md": matching.tables(timing.recorded(matching.RESULTS)),
         "memory.md": memory.table(timing.recorded(memory.RESULTS)),
+        "papers.md": papers.tables(training.finished(papers.RESULTS)),
+        "tree.md": training.tree_table(training.finished(training.TREE_RESULTS)),
         "training.md": training_table(training.finished(training.RESULTS)),
         "windows.md": windows_table(recorded),
     }

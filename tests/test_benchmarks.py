@@ -1,6 +1,7 @@
 """Every benchmark at toy size, so that none can rot; and the docs show what was recorded."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from benchmarks import (
     kills,
     matching,
     memory,
+    papers,
     published,
     tables,
     timing,
@@ -22,6 +24,7 @@ from benchmarks import (
 )
 from benchmarks.features import make_features
 from mmmlib.clustering import jaccard_graph
+from mmmlib.reference.recipes import ablated
 
 
 def test_training_appends_a_line_a_run_and_skips_those_present(
@@ -40,6 +43,112 @@ def test_training_appends_a_line_a_run_and_skips_those_present(
     assert "loss_shared_nce" not in rows[0]["last"]
     assert rows[1]["last"]["stage"] == "clusters"
     assert len(rows[1]["curve"]) == 4
+
+
+def test_training_looks_at_images_of_the_size_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(
+        training.data, "load", lambda name, data_dir, **options: asked.append(options)
+    )
+    settings = training.settings_of("mmm", "people", None, 987)
+    training.load(settings)
+    training.load(training.settings_of("adca", "people", None, 987))  # the same images
+    (options,) = asked
+    assert (options["height"], options["width"]) == (settings.height, settings.width)
+    assert options["seed"] == 987
+    training._load.cache_clear()
+
+
+def test_a_record_without_a_setting_that_is_new_since_counts_as_made_with_its_default() -> None:
+    settings = training.settings_of("mmm", "synthetic", "somewhere", 1)
+    row = {"name": "mmm", "settings": {**asdict(settings), "data_dir": None}}
+    assert training.is_run(row, "mmm", settings)
+    del row["settings"]["cross"]
+    assert training.is_run(row, "mmm", settings)
+    assert not training.is_run(row, "mmm-1", settings)
+    assert not training.is_run(row, "mmm", replace(settings, lr=1.0))
+
+
+def test_every_recipe_trains_on_persons_written_as_a_tree(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "tree.jsonl"
+    arguments = ["--tree", "--quick", "--seeds", "2", "--json", str(results)]
+    arguments += ["--recipe", "baseline", "mmm", "pgm"]
+    training.main(arguments)
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    training.main(arguments)
+    assert capsys.readouterr().out == ""
+    rows = training.finished(results)
+    assert [(row["name"], row["dataset"], len(row["curve"])) for row in rows] == [
+        ("baseline", "sysu", 4), ("mmm", "sysu", 4), ("pgm", "sysu", 4)
+    ]  # fmt: skip
+    assert all(row["settings"]["arch"] == "cnn" for row in rows)
+    assert training.tree_table(rows) == "No runs.\n"  # quick ones mean nothing
+
+
+def test_the_table_of_the_tree_says_what_was_gained() -> None:
+    settings = training.tree_settings("mmm", None, 1)
+    curve = [{"rank_1": epoch / 100} for epoch in range(settings.warm_up + settings.epochs + 1)]
+    row = {
+        "name": "mmm", "seed": 1, "settings": asdict(settings), "curve": curve,
+        "random": curve[0], "last": curve[-1],
+    }  # fmt: skip
+    assert "| `mmm` | 1 | 0.0 | 8.0 | 18.0 | 18.0 |" in training.tree_table([row])
+
+
+def test_papers_records_each_run_once_and_draws_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "papers.jsonl"
+    arguments = ["--dataset", "synthetic", "--quick", "--json", str(results)]
+    arguments += ["--images", str(tmp_path), "--only", "ari", "distances", "num_memories"]
+    papers.main([*arguments, "--draw"])
+    assert capsys.readouterr().out == ""
+    papers.main(arguments)
+    rows = training.finished(results)
+    expected = ["mmm", "mmm num_memories=1", "baseline", "mmm num_memories=2"]
+    assert [row["name"] for row in rows] == [*expected, "mmm num_memories=8"]
+    assert [row["settings"]["num_memories"] for row in rows] == [4, 1, 4, 2, 8]
+    for row in rows:
+        sides = row["distances"]["last"]
+        assert sum(sides["within"]["counts"]) + sum(sides["between"]["counts"]) == 128 * 128
+        assert len(row["curve"]) == 4
+        assert row["curve"][-1]["ari_all"] is not None
+    said = capsys.readouterr().out.splitlines()
+    pictures = [tmp_path / f"papers_synthetic_{name}.png" for name in papers.PICTURES]
+    assert said[5:] == [f"wrote {path}" for path in pictures]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+    papers.main(arguments)
+    assert len(capsys.readouterr().out.splitlines()) == len(pictures)
+    assert papers.tables(rows) == "No runs.\n"  # quick ones mean nothing
+
+
+def test_what_is_changed_to_what_it_was_is_no_change() -> None:
+    assert papers.changed("mmm", num_memories=4, lambda_intra=0.5) == papers.changed("mmm")
+    assert papers.changed("mbccm", alpha=0.9, beta=0.5) == papers.changed("mbccm")
+    parts = papers.PARTS
+    for name, experiments in parts.items():
+        assert len({one.name for one in experiments}) == len(experiments), name
+    for experiment in {one for part in parts.values() for one in part}:
+        settings = experiment.settings("hubble", None, 1, False)
+        ablated(experiment.made(), settings)  # no flag without a use
+
+
+def test_the_tables_of_the_papers_say_what_has_not_been_run() -> None:
+    settings = papers.changed("mbccm", beta=0).settings("hubble", None, 3, False)
+    last = {"rank_1": 0.5, "mean_ap": 0.25, "ari_all": 0.125, "pair_precision": 0.75}
+    row = {
+        "name": "mbccm beta=0", "dataset": "hubble", "seed": 3,
+        "settings": {**asdict(settings), "data_dir": None}, "last": last,
+    }  # fmt: skip
+    text = papers.tables([row])
+    assert "### On hubble" in text
+    assert "| MS + MA | 3 | 50.0 | 25.0 | 0.125 | 75.0 |" in text
+    assert "| MS | not run |" in text
+    assert "| random | not run |" in text
 
 
 def test_windows_counts_right_pairs() -> None:
