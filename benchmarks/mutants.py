@@ -17,8 +17,9 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
@@ -237,46 +238,109 @@ def _code(code: CodeType, words: list[str]) -> CodeType:
     return code
 
 
-def arguments(path: str) -> list[list[str]]:
-    """What pytest is called with, one run after the other."""
+class Clock:
+    """Notes how long every test takes."""
+
+    def __init__(self) -> None:
+        self.times: dict[str, float] = {}
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Add up set-up, call and the rest."""
+        self.times[report.nodeid] = self.times.get(report.nodeid, 0.0) + report.duration
+
+
+class Quick:
+    """Keeps the quickest tests, as many as fit into some seconds, and runs them in that order."""
+
+    def __init__(self, times: dict[str, float], seconds: float) -> None:
+        self.times, self.seconds = times, seconds
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        """Sort and cut."""
+        items.sort(key=lambda item: self.times.get(item.nodeid, 1e9))
+        total, kept = 0.0, 0
+        for item in items:
+            total += self.times.get(item.nodeid, 1e9)
+            if total > self.seconds:
+                break
+            kept += 1
+        del items[kept:]
+
+
+CALL = ["-q", "-x", "-p", "no:cacheprovider", "--no-header"]
+SPARED = "not slow and not compile and not processes and not threads"
+
+
+def quick(path: str, times: dict[str, float], seconds: float) -> bool:
+    """Whether the quickest tests of a module pass."""
+    import pytest
+
+    own, _ = tests_of(path)
+    return pytest.main([*CALL, own, "-k", SPARED], plugins=[Quick(times, seconds)]) == 0
+
+
+def thorough(path: str) -> bool:
+    """Whether all of them pass, its cases in the contract, and the properties."""
+    import pytest
+
     own, word = tests_of(path)
-    quick = ["-q", "-x", "-p", "no:cacheprovider", "--no-header"]
-    return [
-        [*quick, own, "-k", "not slow and not compile and not processes"],
-        [*quick, "tests/test_contract.py", "-k", f"{word} and not public_name and not threads"],
-        [*quick, "tests/test_properties.py"],
-    ]
+    calls = ([own, "-k", SPARED],
+             ["tests/test_contract.py", "-k", f"{word} and not public_name and not threads"],
+             ["tests/test_properties.py"])  # fmt: skip
+    return all(pytest.main([*CALL, *words]) == 0 for words in calls)
 
 
-def survives(mutant: Mutant | None, path: str, limit: float) -> tuple[bool, float]:
-    """Whether all tests pass, in a fork; and how long they took."""
+def measured(path: str) -> dict[str, float]:
+    """How long each test of a module takes, without a mutant; all have to pass."""
+    import pytest
+
+    own, _ = tests_of(path)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "times.json")
+
+        def work() -> bool:
+            clock = Clock()
+            passes = pytest.main([*CALL, own, "-k", SPARED], plugins=[clock]) == 0
+            file.write_text(json.dumps(clock.times))
+            return passes
+
+        if not passes_in_fork(work, 1200):
+            raise RuntimeError(f"the tests of {path} must pass without a mutant")
+        times: dict[str, float] = json.loads(file.read_text())
+    return times
+
+
+def passes_in_fork(work: Callable[[], bool], limit: float) -> bool:
+    """Whether some work in a fork says yes in time."""
     started, child = time.monotonic(), os.fork()
     if child == 0:
-        _run_in_child(mutant, path)
+        code = 1
+        try:
+            silence = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silence, 1)
+            os.dup2(silence, 2)
+            code = 0 if work() else 1
+        finally:
+            os._exit(code)
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            return os.waitstatus_to_exitcode(status) == 0, time.monotonic() - started
+            return os.waitstatus_to_exitcode(status) == 0
         if time.monotonic() - started > limit:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            return False, time.monotonic() - started
+            return False
         time.sleep(0.02)
 
 
-def _run_in_child(mutant: Mutant | None, path: str) -> None:
-    import pytest
+def with_mutant(mutant: Mutant, tests: Callable[[], bool]) -> Callable[[], bool]:
+    """The tests after the change."""
 
-    code = 1
-    try:
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 1)
-        os.dup2(silence, 2)
-        if mutant is not None:
-            plant(mutant)
-        code = next((1 for words in arguments(path) if pytest.main(words) != 0), 0)
-    finally:
-        os._exit(code)
+    def work() -> bool:
+        plant(mutant)
+        return tests()
+
+    return work
 
 
 def warm_up() -> None:
@@ -297,31 +361,37 @@ def warm_up() -> None:
     import sklearn.metrics  # noqa: F401
 
 
-def run(number: int, seed: int, limit: float, say: Any = print) -> dict[str, Any]:
-    """Try a sample of the mutants."""
+def run(number: int, seed: int, seconds: float, say: Any = print) -> dict[str, Any]:
+    """Try a sample of the mutants: quick tests first, what survives them against all."""
     everything = [mutant for path in files() for mutant in mutants(path)]
     sample = random.Random(seed).sample(everything, min(number, len(everything)))
-    baseline = {}
-    for path in sorted({mutant.path for mutant in sample}):
-        if tests_of(path) not in baseline:
-            passes, seconds = survives(None, path, 600)
-            baseline[tests_of(path)] = seconds
-            if not passes:
-                raise RuntimeError(f"the tests of {path} must pass without a mutant")
-            say(f"{path}: its tests pass in {seconds:.0f} s", flush=True)
+    times: dict[str, dict[str, float]] = {}
     counts: dict[str, list[int]] = {}
-    survivors = []
+    survivors, quickly = [], 0
     for i, mutant in enumerate(sample):
-        alive, seconds = survives(mutant, mutant.path, limit + 3 * baseline[tests_of(mutant.path)])
-        place = counts.setdefault(mutant.path, [0, 0])
+        path, (own, _) = mutant.path, tests_of(mutant.path)
+        if own not in times:
+            times[own] = measured(path)
+            say(f"{own}: {len(times[own])} tests pass", flush=True)
+        known = times[own]
+        work = with_mutant(mutant, lambda path=path, known=known: quick(path, known, seconds))
+        alive = passes_in_fork(work, 60 + 10 * seconds)
+        quickly += not alive
+        if alive:
+            work = with_mutant(mutant, lambda path=path: thorough(path))
+            alive = passes_in_fork(work, 600)
+        place = counts.setdefault(path, [0, 0])
         place[0] += 1
         place[1] += not alive
         if alive:
             survivors.append(mutant)
-            say(f"{i + 1}/{len(sample)} survives: {_told(mutant)} ({seconds:.0f} s)", flush=True)
+            say(f"{i + 1}/{len(sample)} survives: {_told(mutant)}", flush=True)
+        elif i % 20 == 19:
+            say(f"{i + 1}/{len(sample)}", flush=True)
     killed = sum(count for _, count in counts.values())
     return {
         "possible": len(everything), "tried": len(sample), "seed": seed, "killed": killed,
+        "by quick tests": quickly,
         "modules": {path: {"tried": all_, "killed": dead}
                     for path, (all_, dead) in sorted(counts.items())},
         "survivors": [
@@ -350,7 +420,7 @@ def main(options: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--number", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=float, default=30, help="seconds beyond the usual time")
+    parser.add_argument("--seconds", type=float, default=4, help="of quick tests at first")
     parser.add_argument("--json", type=Path, default=RESULTS)
     parser.add_argument("--again", nargs="*", help="path:line:change of mutants to try again")
     given = parser.parse_args(options)
@@ -358,10 +428,11 @@ def main(options: list[str] | None = None) -> None:
     warm_up()
     if given.again:
         for mutant in chosen(given.again):
-            alive, seconds = survives(mutant, mutant.path, 300)
-            print("survives" if alive else "killed", _told(mutant), f"{seconds:.0f} s", flush=True)
+            work = with_mutant(mutant, lambda path=mutant.path: thorough(path))
+            word = "survives" if passes_in_fork(work, 600) else "killed"
+            print(f"{word}: {_told(mutant)}", flush=True)
         return
-    found = run(given.number, given.seed, given.limit)
+    found = run(given.number, given.seed, given.seconds)
     given.json.write_text(json.dumps(found, indent=1) + "\n")
     print(f"{found['killed']} of {found['tried']} mutants killed")
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 FREE = ("data_dir", "device")  # what may differ when a run is taken up again
+_SMALLER = {
+    "train": "--batch-size or --accumulate ask for less, --resume goes on after the last epoch",
+    "evaluate": "--batch-size asks for less", "extract": "--batch-size asks for less",
+}  # fmt: skip
 LOADED = ("dataset", "data_dir", "seed", "height", "width", "trial", "allow_incomplete", "jitter")
 
 
@@ -34,6 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.action(options) or 0
     except (OSError, ValueError, ArithmeticError) as error:
         print(f"mmmlib {options.command}: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+            raise
+        hint = _SMALLER.get(options.command, "take fewer or smaller images")
+        print(f"mmmlib {options.command}: memory must suffice, got none left; {hint}",
+              file=sys.stderr)  # fmt: skip
         return 2
     except ImportError as error:
         hint = "pip install 'mmmlib[train]' brings what the training needs"

@@ -22,6 +22,7 @@ __all__ = ["PRESETS", "Run", "Settings", "command_of", "environment"]
 
 Item = TypeVar("Item")
 CHECKPOINT = "checkpoint.pth.tar"
+STATE = {"model", "optimizer", "scaler", "sampling", "views", "epoch", "rows", "settings"}
 
 
 def _flag(*names: str, about: str, default: Any) -> Any:
@@ -246,8 +247,15 @@ def _read_checkpoint(folder: Path) -> dict[str, Any] | None:
     path = folder / CHECKPOINT
     if not path.is_file():
         return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+    from mmmlib.reference.models._weights import unpickled
+
+    state = unpickled(path)
+    missing = sorted(STATE - state.keys()) if isinstance(state, dict) else sorted(STATE)
+    if missing:
+        raise ValueError(
+            f"--resume must find the checkpoint of a run, got {str(path)!r} without {missing[0]}"
+        )
+    return dict(state)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmmlib._check import check_count
 from mmmlib.distributed import gather_rows
 from mmmlib.reference.data import DataSet
 from mmmlib.reference.models import TwoStreamCNN, TwoStreamResNet50, load_weights
@@ -194,13 +195,20 @@ def resume(trainer: Trainer, run: Run) -> int:
             f"--resume must go on with as many processes as before, {len(state['views'])}, "
             f"got {size}"
         )
-    trainer.model.load_state_dict(state["model"])
-    trainer.optimizer.load_state_dict(state["optimizer"])
-    trainer.scaler.load_state_dict(state["scaler"])
-    trainer.sampling.set_state(state["sampling"])
-    if trainer.views is not trainer.sampling:
-        trainer.views.set_state(state["views"][rank])
-    run.rows = list(state["rows"])
+    check_count("--resume's epoch", state["epoch"], 0)
+    try:
+        trainer.model.load_state_dict(state["model"])
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        trainer.scaler.load_state_dict(state["scaler"])
+        trainer.sampling.set_state(state["sampling"])
+        if trainer.views is not trainer.sampling:
+            trainer.views.set_state(state["views"][rank])
+        run.rows = [dict(row) for row in state["rows"]]
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"--resume must find the checkpoint of this run, got another in {run.folder}: {reason}"
+        ) from error
     run.say(f"going on after epoch {state['epoch']}")
     done: int = state["epoch"]
     return done
