@@ -1,10 +1,12 @@
 """A run on disk: its settings, its log, its metrics, its checkpoint."""
 
 import csv
+import errno
 import json
 import os
 import platform
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
@@ -172,6 +174,7 @@ class Run:
         self.rows: list[dict[str, Any]] = []
         self.stopping = False
         self.state = _read_checkpoint(folder) if resume else None
+        self.saved: int | None = None if self.state is None else self.state["epoch"]
         if not writes:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -220,12 +223,26 @@ class Run:
     def save(self, **state: Any) -> None:
         """Write ``checkpoint.pth.tar``; the old one stays until the new one is whole."""
         if self.writes:
-            write_whole(self.folder / CHECKPOINT, lambda path: torch.save(state, path))
+            write_whole(self.folder / CHECKPOINT, lambda path: _save(state, path))
+        self.saved = state.get("epoch")
 
     def card(self, content: dict[str, Any]) -> None:
         """Write ``card.json``: what somebody else needs to believe the result."""
         if self.writes:
             write_json(self.folder / "card.json", content)
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    """``torch.save``, whose error is the operating system's where that has no room."""
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:
+        if "inline_container" not in str(error) and "Writer" not in str(error):
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(
+            errno.ENOSPC, f"{error} ({free:,} bytes are free; the old file stays)", str(path)
+        ) from error
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
