@@ -82,12 +82,14 @@ def test_errors_of_memory_that_not_even_one_row_gets_are_passed_on(
     count("faults: memory refused")
     home: Any = neighbors if function == "_search_block" else _costs
     monkeypatch.setattr(home, function, refused_once(getattr(home, function), 99))
+    monkeypatch.setattr(_costs, "_cost_cpu", _costs._cost_device)
+    metric = neighbors.row_metric(torch.randn(4, 3), "paper")
+    work = {
+        "_search_block": lambda: neighbors._search_device(metric, 2),
+        "_block_cost": lambda: memory_cost(torch.randn(3, 2, 4), torch.randn(3, 2, 4)),
+    }[function]
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        if home is neighbors:
-            neighbors._search_device(neighbors.row_metric(torch.randn(4, 3), "paper"), 2)
-        else:
-            monkeypatch.setattr(_costs, "_cost_cpu", _costs._cost_device)
-            memory_cost(torch.randn(3, 2, 4), torch.randn(3, 2, 4))
+        work()
 
 
 # A training in which something breaks after the first whole epoch
