@@ -1,4 +1,4 @@
-"""Everything that tries to break the library, and what it counted: ``python -m benchmarks.reliability``.
+"""All that tries to break the library, and what it counted: ``python -m benchmarks.reliability``.
 
 The same tests as in CI with many more examples, seeds, cycles and settings (``--examples`` times as
 many). A part that fails is recorded as it is. Mutants, versions and coverage have modules and
@@ -125,11 +125,9 @@ def _other(name: str) -> list[str]:
     if name == "versions":
         return [f"| Python {row['python']}, {row['which']} versions | {_versions(row)} | "
                 f"{row['result'].replace('|', '/')} |" for row in found]  # fmt: skip
-    kills = found if isinstance(found, dict) else {}
-    if {"kills", "survived"} <= kills.keys():
-        return [f"| kills at random moments | {kills['kills']} | {kills['survived']} resumed to the "
-                "same numbers |"]  # fmt: skip
-    return []
+    dead = [moment for row in found["recipes"] for moment in row["moments"] if moment["killed"]]
+    same = sum(not moment["different"] for moment in dead)
+    return [f"| kills at random moments | {len(dead)} | {same} went on to the same numbers |"]
 
 
 def _versions(row: dict[str, Any]) -> str:

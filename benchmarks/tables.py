@@ -7,7 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import clustering, evaluation, losses, matching, memory, timing, training, windows
+from benchmarks import (
+    clustering,
+    evaluation,
+    losses,
+    matching,
+    memory,
+    reliability,
+    timing,
+    training,
+    windows,
+)
 from mmmlib.reference.run import Settings
 
 DOCS = Path(__file__).parent.parent / "docs" / "generated"
@@ -177,6 +187,7 @@ def tables() -> dict[str, str]:
         "losses.md": losses.table(timing.recorded(losses.RESULTS)),
         "matching.md": matching.tables(timing.recorded(matching.RESULTS)),
         "memory.md": memory.table(timing.recorded(memory.RESULTS)),
+        "reliability.md": reliability.table(),
         "training.md": training_table(training.finished(training.RESULTS)),
         "windows.md": windows_table(recorded),
     }
