@@ -23,6 +23,7 @@ from mmmlib.reference.models import TwoStreamCNN
 from mmmlib.reference.run import Run, Settings
 from mmmlib.reference.train import LOSSES, _loop, _steps
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 FLAGS = ["-d", "synthetic", "--recipe", "baseline", "--warm-up", "1", "--epochs", "2", "--iters",
          "2", "-b", "64", "--quiet"]  # fmt: skip

@@ -19,6 +19,7 @@ from mmmlib.reference import data
 from mmmlib.reference.models import TwoStreamCNN, read_weights
 
 pillow = pytest.importorskip("PIL.Image")
+pytestmark = pytest.mark.slow
 
 STRANGE = (
     "Ünïcödé.jpg", "人.jpg", "a b  c.jpg", "-rf.jpg", "quote'\".jpg", "new\nline.jpg", "\u202e.jpg",

@@ -14,6 +14,7 @@ from mmmlib.matching import multi_memory_match
 from mmmlib.memory import ClusterMemory
 from mmmlib.reference.data import synthetic_features
 
+pytestmark = pytest.mark.slow
 CYCLES, SETTLED = 20, 8
 
 
