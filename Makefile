@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs reliability clean
 
 demo: $(VENV)/.train
 	$(BIN)/mmmlib train -d hubble --recipe mmm --logs-dir runs
@@ -20,6 +20,14 @@ lint: $(VENV)/.lint
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W -q docs docs/_build/html
 
+# All that CI does a little of: an hour or more, and 8 GB for the versions.
+reliability: $(VENV)/.reliability
+	$(BIN)/python -m benchmarks.reliability
+	$(BIN)/python -m benchmarks.coverage
+	$(BIN)/python -m benchmarks.mutants
+	$(BIN)/python -m benchmarks.versions
+	$(BIN)/python -m benchmarks.tables
+
 # One stamp for each set of extras; a change of the requirements installs again.
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -28,7 +36,8 @@ $(VENV)/.train: EXTRAS := train
 $(VENV)/.test: EXTRAS := train,test
 $(VENV)/.lint: EXTRAS := train,test,lint
 $(VENV)/.docs: EXTRAS := train,docs
-$(VENV)/.train $(VENV)/.test $(VENV)/.lint $(VENV)/.docs: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.reliability: EXTRAS := train,test,reliability
+$(VENV)/.train $(VENV)/.test $(VENV)/.lint $(VENV)/.docs $(VENV)/.reliability: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 

@@ -15,11 +15,11 @@ from benchmarks import (
     matching,
     memory,
     papers,
+    reliability,
     timing,
     training,
     windows,
 )
-from mmmlib.reference.run import Settings
 
 DOCS = Path(__file__).parent.parent / "docs" / "generated"
 ROWS = {
@@ -193,6 +193,7 @@ def tables() -> dict[str, str]:
         "matching.md": matching.tables(timing.recorded(matching.RESULTS)),
         "memory.md": memory.table(timing.recorded(memory.RESULTS)),
         "papers.md": papers.tables(training.finished(papers.RESULTS)),
+        "reliability.md": reliability.table(),
         "tree.md": training.tree_table(training.finished(training.TREE_RESULTS)),
         "training.md": training_table(training.finished(training.RESULTS)),
         "windows.md": windows_table(recorded),

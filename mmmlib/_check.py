@@ -11,13 +11,19 @@ __all__ = [
     "check_choice",
     "check_cost",
     "check_count",
+    "check_dense",
     "check_features",
     "check_finite",
     "check_labels",
     "check_number",
+    "check_room",
     "check_sub_prototypes",
     "check_tensor",
+    "check_values",
 ]
+
+MOST = 2**31  # entries of a table that is made
+MOST_LABELS = 2**24  # clusters that labels may number
 
 
 def _say(value: Tensor) -> str:
@@ -33,9 +39,31 @@ def check_tensor(**tensors: object) -> None:
             raise TypeError(f"{name} must be a torch.Tensor, got {kind}{hint}")
 
 
+def check_dense(**tensors: Tensor) -> None:
+    """Refuse sparse tensors."""
+    for name, value in tensors.items():
+        if value.layout != torch.strided:
+            raise ValueError(f"{name} must be a dense tensor, got one of layout {value.layout}")
+
+
+def check_values(**tensors: Tensor) -> None:
+    """Refuse tensors that hold no values to look at."""
+    for name, value in tensors.items():
+        if value.device.type == "meta":
+            raise ValueError(f"{name} must hold values, got a tensor on the device meta")
+
+
+def check_room(name: str, *sizes: int) -> None:
+    """Refuse a table of too many entries before it is made."""
+    if math.prod(sizes) > MOST:
+        said = " x ".join(map(str, sizes))
+        raise ValueError(f"{name} must need a table of at most {MOST} entries, got {said}")
+
+
 def _check_float(name: str, value: Tensor, dimensions: int, form: str) -> None:
     if value.ndim != dimensions or not value.is_floating_point():
         raise ValueError(f"{name} must be a floating-point tensor {form}, got {_say(value)}")
+    check_dense(**{name: value})
 
 
 def _check_together(tensors: dict[str, Tensor], shapes: bool = True) -> None:
@@ -69,6 +97,7 @@ def check_features(**tensors: Tensor) -> None:
 
 def check_finite(**tensors: Tensor) -> None:
     """Refuse NaN and infinity, naming the first bad row."""
+    check_values(**tensors)
     for name, value in tensors.items():
         step = max(1, 2**20 // max(1, value[:1].numel()))  # no copy of the whole
         for start in range(0, len(value), step):
@@ -90,6 +119,7 @@ def check_labels(n: int | None = None, **labels: Tensor) -> None:
         wrong = value.ndim != 1 or (n is not None and len(value) != n)
         if wrong or value.dtype != torch.int64:
             raise ValueError(f"{name} must be an int64 tensor of shape {wanted}, got {_say(value)}")
+        check_dense(**{name: value})
         if _look_at(value) and value.numel() and value.min() < -1:
             raise ValueError(f"{name} must be -1 or above, got {int(value.min())}")
 
@@ -102,6 +132,20 @@ def check_label_range(name: str, labels: Tensor, n_clusters: int) -> None:
         )
 
 
+def check_numbered(**labels: Tensor) -> int:
+    """Labels that a table can have a row each for; how many rows that is."""
+    check_values(**labels)
+    n = 0
+    for name, value in labels.items():
+        largest = int(value.max()) if value.numel() else -1
+        if largest >= MOST_LABELS:
+            raise ValueError(
+                f"{name} must be below {MOST_LABELS} (relabel closes gaps), got {largest}"
+            )
+        n = max(n, largest + 1)
+    return n
+
+
 def check_weights(n: int, **weights: Tensor | None) -> None:
     """One finite weight >= 0 a row (values looked at on the CPU only)."""
     for name, value in weights.items():
@@ -112,6 +156,7 @@ def check_weights(n: int, **weights: Tensor | None) -> None:
             raise ValueError(
                 f"{name} must be a floating-point tensor of shape ({n},), got {_say(value)}"
             )
+        check_dense(**{name: value})
         if _look_at(value) and n and not (torch.isfinite(value) & (value >= 0)).all():
             bad = value[~(torch.isfinite(value) & (value >= 0))][0].item()
             raise ValueError(f"{name} must be finite and 0 or above, got {bad}")
@@ -121,6 +166,7 @@ def check_cost(name: str, cost: Tensor) -> None:
     """A floating-point matrix without NaN or minus infinity."""
     check_tensor(**{name: cost})
     _check_float(name, cost, 2, "(n_visible, n_infrared)")
+    check_values(**{name: cost})
     if cost.numel() and not torch.aminmax(cost).min > -math.inf:
         bad = torch.isnan(cost) | (cost == -math.inf)
         row, column = (int(index) for index in bad.nonzero()[0])
@@ -135,6 +181,7 @@ def check_sub_prototypes(**sides: tuple[Tensor, Tensor]) -> None:
         check_tensor(**{f"{name} weights": weights})
         _check_float(name, values, 3, "(clusters, memories, dim)")
         check_finite(**{name: values})
+        check_values(**{f"{name} weights": weights})
         if weights.shape != values.shape[:2]:
             raise ValueError(
                 f"{name} weights must have shape {tuple(values.shape[:2])}, "
@@ -160,10 +207,12 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be {said}, got {value!r}")
 
 
-def check_count(name: str, value: object, least: int = 1) -> None:
+def check_count(name: str, value: object, least: int = 1, most: int | None = None) -> None:
     """A whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    if most is not None and int(value) > most:
+        raise ValueError(f"{name} must be at most {most}, got {value!r}")
 
 
 def check_number(
@@ -185,6 +234,7 @@ def check_number(
 
 def check_shares(**shares: Tensor) -> None:
     """Values in [0, 1] (looked at on the CPU only)."""
+    check_dense(**shares)
     for name, value in shares.items():
         if _look_at(value) and not (inside := (value >= 0) & (value <= 1)).all():
             raise ValueError(f"{name} must be in [0, 1], got {value[~inside][0].item():g}")

@@ -1,12 +1,20 @@
 """The results that pass between modules: named tuples of tensors, saved through ``_asdict()``."""
 
+import math
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mmmlib._check import check_label_range, check_labels, check_tensor
+from mmmlib._check import (
+    check_devices,
+    check_features,
+    check_label_range,
+    check_labels,
+    check_number,
+    check_tensor,
+)
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -66,6 +74,7 @@ class JaccardGraph(NamedTuple):
         Raises:
             ValueError: If the matrix would need more than ``max_bytes``.
         """
+        check_number("max_bytes", max_bytes, 0, math.inf)
         n = len(self.indptr) - 1
         needed = n * n * self.distances.element_size()
         if needed > max_bytes:
@@ -191,6 +200,7 @@ class ClusterMatch(NamedTuple):
         if to not in ("infrared", "visible"):
             raise ValueError(f"to must be 'infrared' or 'visible', got {to!r}")
         check_tensor(soft_labels=soft_labels)
+        check_devices(match=self.matched, soft_labels=soft_labels)
         share = self.matched * self.confidence
         share = share if to == "infrared" else share.T
         total = share.sum(dim=1, keepdim=True)
@@ -199,6 +209,7 @@ class ClusterMatch(NamedTuple):
             raise ValueError(
                 f"soft_labels must have {len(share)} columns, got shape {tuple(soft_labels.shape)}"
             )
+        check_features(soft_labels=soft_labels)
         return soft_labels @ share.to(soft_labels.dtype)
 
     def pairs(self) -> Int[Tensor, "pairs 2"]:
@@ -242,6 +253,7 @@ def map_labels(labels: Tensor, number: Tensor, name: str = "labels") -> Tensor:
     """``number[labels]``, and -1 where the label is -1 (or, on a GPU, out of range)."""
     check_labels(None, **{name: labels})
     check_label_range(name, labels, len(number))
+    check_devices(match=number, **{name: labels})
     known = (labels >= 0) & (labels < len(number))
     padded = torch.cat([number, number.new_full((1,), -1)])
     return padded[torch.where(known, labels, len(number))]

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 FREE = ("data_dir", "device")  # what may differ when a run is taken up again
+_LOST = ("peer", "gloo", "nccl", "timed out", "timeout", "connection")  # of a broken collective
+_SMALLER = {
+    "train": "--batch-size or --accumulate ask for less, --resume goes on after the last epoch",
+    "evaluate": "--batch-size asks for less", "extract": "--batch-size asks for less",
+}  # fmt: skip
 LOADED = ("dataset", "data_dir", "seed", "height", "width", "trial", "allow_incomplete", "jitter")
 
 
@@ -34,6 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.action(options) or 0
     except (OSError, ValueError, ArithmeticError) as error:
         print(f"mmmlib {options.command}: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+            raise
+        hint = _SMALLER.get(options.command, "take fewer or smaller images")
+        print(f"mmmlib {options.command}: memory must suffice, got none left; {hint}",
+              file=sys.stderr)  # fmt: skip
         return 2
     except ImportError as error:
         hint = "; pip install 'mmmlib[train]' brings what the training needs"
@@ -256,12 +269,34 @@ def _team(settings: Settings) -> Iterator[tuple[Settings, bool]]:
     if device.startswith("cuda"):
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    distributed.init_process_group(
+        "nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(seconds=_patience())
+    )
     try:
         yield replace(settings, device=device), distributed.get_rank() == 0
         distributed.barrier()  # nobody leaves while another still talks
+    except RuntimeError as error:
+        if not any(word in str(error).lower() for word in _LOST):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise ConnectionError(
+            "all processes must go on to the end, got one that is gone or silent; --resume goes on "
+            f"after the last whole epoch ({reason})"
+        ) from error
     finally:
         distributed.destroy_process_group()
+
+
+def _patience() -> float:
+    """Seconds that a process waits for the others: ``MMMLIB_TIMEOUT``, or ten minutes."""
+    text = os.environ.get("MMMLIB_TIMEOUT", "600")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        raise ValueError(f"MMMLIB_TIMEOUT must be seconds above 0 and below 1e6, got {text!r}")
+    return seconds
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +18,8 @@ from mmmlib._check import (
     check_finite,
     check_labels,
     check_number,
+    check_room,
+    check_values,
     check_weights,
 )
 from mmmlib._kernels import in_threads
@@ -116,6 +118,7 @@ def jaccard_graph(
         check_finite(features=features)
         if groups is not None:
             check_labels(len(features), groups=groups)
+            check_devices(features=features, groups=groups)
         metric = row_metric(features, form)
     options = {"groups": groups, "k1": k1, "k2": k2, "max_distance": max_distance, "form": form}
     check_same(group, features=features, **options)
@@ -272,11 +275,18 @@ def dbscan(graph: JaccardGraph, *, eps: float, min_samples: int = 4) -> Int[Tens
         Ester et al. A Density-Based Algorithm for Discovering Clusters in Large Spatial
         Databases with Noise. KDD 1996.
     """
+    _check_graph(graph)
     _check_eps("eps", eps, graph)
     check_count("min_samples", min_samples)
     labels = _dbscan(graph, eps, min_samples)
     _warn_of_odd_labels(labels, eps, min_samples, graph)
     return labels
+
+
+def _check_graph(graph: JaccardGraph) -> None:
+    if not isinstance(graph, JaccardGraph):
+        raise TypeError(f"graph must be a JaccardGraph, got {type(graph).__qualname__}")
+    check_values(graph=graph.distances)
 
 
 def _check_eps(name: str, eps: float, graph: JaccardGraph) -> None:
@@ -290,7 +300,10 @@ def _check_eps(name: str, eps: float, graph: JaccardGraph) -> None:
 def _dbscan(graph: JaccardGraph, eps: float, min_samples: int) -> Tensor:
     from mmmlib._kernels.graph import dbscan_labels
 
-    parts = [part.cpu().numpy() for part in graph[:3]]
+    distances = graph.distances.detach()
+    half = distances.dtype in (torch.float16, torch.bfloat16)
+    edges = graph.indptr, graph.indices, distances.float() if half else distances
+    parts = [part.cpu().numpy() for part in edges]
     labels: Tensor = torch.from_numpy(dbscan_labels(*parts, np.float32(eps), min_samples))
     return labels.to(graph.indptr.device)
 
@@ -374,6 +387,7 @@ def suggest_eps(
         Databases with Noise. KDD 1996 (the curve). Satopaa et al. Finding a "Kneedle" in a
         Haystack: Detecting Knee Points in System Behavior. ICDCS Workshops 2011.
     """
+    _check_graph(graph)
     check_count("min_samples", min_samples)
     if quantile is not None:
         check_number("quantile", quantile, 0, 1)
@@ -442,6 +456,9 @@ def sweep_eps(graph: JaccardGraph, eps: Sequence[float], *, min_samples: int = 4
         >>> found.n_clusters, found.noise
         (tensor([0, 2, 1]), tensor([1.0000, 0.1429, 0.0000], dtype=torch.float64))
     """
+    _check_graph(graph)
+    if isinstance(eps, str) or not isinstance(eps, Iterable):
+        raise TypeError(f"eps must be a sequence of radii, got {eps!r}")
     for i, radius in enumerate(eps):
         _check_eps(f"eps[{i}]", radius, graph)
     check_count("min_samples", min_samples)
@@ -689,6 +706,8 @@ def prototypes(
     """
     n_clusters = _check_clusters(features, labels)
     check_weights(len(features), weights=weights)
+    if weights is not None:
+        check_devices(features=features, weights=weights)
     means, totals = segment_mean(features, labels, n_clusters, weights)
     if weights is None or (totals > 0).all():
         return means
@@ -792,7 +811,9 @@ def sub_prototypes(
     check_count("memories", memories)
     if groups is not None:
         check_labels(len(features), groups=groups)
+        check_devices(features=features, groups=groups)
         return _group_means(features, labels, n_clusters, groups)
+    check_room("memories", n_clusters, memories, features.shape[1])
     from mmmlib._kernels.kmeans import cluster_memories
 
     rows = features.detach().cpu()
@@ -815,6 +836,7 @@ def _group_means(
 ) -> SubPrototypes:
     group = _compact_ids(groups)
     n_groups = int(group.max()) + 1 if len(group) else 1
+    check_room("groups", n_clusters, n_groups, features.shape[1])
     slot = torch.where(labels >= 0, labels * n_groups + group, -1)
     means, totals = segment_mean(features, slot, n_clusters * n_groups)
     totals = totals.view(n_clusters, n_groups)
@@ -832,15 +854,15 @@ def _check_clusters(features: Tensor, labels: Tensor) -> int:
 
 
 def _count_clusters(**labels: Tensor) -> int:
-    together = torch.cat(list(labels.values()))
-    n_clusters = int(together.max()) + 1 if len(together) else 0
-    missing = (together[together >= 0].bincount(minlength=n_clusters) == 0).nonzero()
-    if len(missing):
+    present = torch.unique(torch.cat(list(labels.values())))
+    present = present[present >= 0]
+    gap = (present != torch.arange(len(present), device=present.device)).nonzero()
+    if len(gap):
         raise ValueError(
             f"{' and '.join(labels)} must be contiguous (relabel makes them so), "
-            f"got no row of cluster {int(missing[0])}"
+            f"got no row of cluster {int(gap[0])}"
         )
-    return n_clusters
+    return len(present)
 
 
 class Relabelled(NamedTuple):
@@ -876,6 +898,7 @@ def relabel(*labels: Int[Tensor, "..."]) -> Relabelled:
     for i, part in enumerate(labels):
         check_labels(None, **{f"labels[{i}]": part})
     check_devices(**{f"labels[{i}]": part for i, part in enumerate(labels)})
+    check_values(**{f"labels[{i}]": part for i, part in enumerate(labels)})
     if not labels:
         return Relabelled((), torch.zeros(0, dtype=torch.int64))
     together = torch.cat(labels)
@@ -926,8 +949,10 @@ def track_labels(previous: Int[Tensor, "n"], labels: Int[Tensor, "n"]) -> Tracke
     check_labels(None, previous=previous)
     check_labels(len(previous), labels=labels)
     check_devices(previous=previous, labels=labels)
+    check_values(previous=previous)
     ((before,), old), ((now,), clusters) = relabel(previous), relabel(labels)
     n_old, n_new = len(old), len(clusters)
+    check_room("labels", n_new, n_old + 1)
     both = (before >= 0) & (now >= 0)
     pair = now[both] * (n_old + 1) + before[both]
     # The last column and the last number stand for no predecessor, which index -1 finds.
@@ -964,6 +989,7 @@ def describe_labels(labels: Int[Tensor, "n"]) -> str:
         'no cluster, 100.0% noise'
     """
     check_labels(None, labels=labels)
+    check_values(labels=labels)
     if not len(labels):
         return "no images"
     sizes = torch.unique(labels[labels >= 0], return_counts=True)[1]

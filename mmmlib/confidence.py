@@ -10,12 +10,16 @@ from torch import Tensor
 from mmmlib._check import (
     check_choice,
     check_count,
+    check_dense,
     check_devices,
     check_finite,
     check_label_range,
     check_labels,
     check_number,
+    check_numbered,
+    check_room,
     check_tensor,
+    check_values,
 )
 from mmmlib._rows import result_type
 
@@ -111,6 +115,7 @@ def _check_losses(losses: Tensor, visited: Tensor | None) -> Tensor:
             f"losses must be a floating-point tensor (n,) or (n, views), "
             f"got {losses.dtype} of shape {tuple(losses.shape)}"
         )
+    check_dense(losses=losses)
     if visited is None:
         visited = torch.ones_like(losses, dtype=torch.bool)
     check_tensor(visited=visited)
@@ -297,6 +302,7 @@ def reliable_labels(
     check_labels(None, labels=labels)
     check_labels(len(labels), tight_labels=tight_labels, loose_labels=loose_labels)
     check_devices(labels=labels, tight_labels=tight_labels, loose_labels=loose_labels)
+    check_values(labels=labels)
     if independence_threshold is not None:
         check_number("independence_threshold", independence_threshold, 0, 1)
     cluster, tight, loose = (_sets(part) for part in (labels, tight_labels, loose_labels))
@@ -423,9 +429,10 @@ def neighbor_confidence(
     check_labels(None, neighbor_labels=neighbor_labels, labels=labels)
     _check_neighbors(neighbors, neighbor_labels, labels)
     check_number("steepness", steepness, 0, math.inf, open_high=True)
-    least = int(torch.cat([neighbor_labels, labels, labels.new_full((1,), -1)]).max()) + 1
+    least = check_numbered(neighbor_labels=neighbor_labels, labels=labels)
     n_clusters = least if n_clusters is None else n_clusters
     check_count("n_clusters", n_clusters, least)
+    check_room("n_clusters", len(labels), n_clusters + 1)
 
     found = neighbor_labels[neighbors]
     found = torch.where(found >= 0, found, n_clusters)  # noise in a column of its own

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmmlib._check import check_choice, check_count, check_features, check_finite
+from mmmlib._check import check_choice, check_count, check_features, check_finite, check_room
 from mmmlib._kernels import TIE, each_alone, in_threads
 from mmmlib._rows import full_precision
 from mmmlib._types import Neighbors
@@ -166,6 +166,7 @@ def knn(
 def nearest(metric: Metric, k: int, group: Group = None) -> Neighbors:
     """The k best rows of every query under a metric, which is the same on all processes."""
     n, device = len(metric.queries), metric.rows.device
+    check_room("k", n, k + SPARE)
     if k == 0 or n == 0:
         empty = torch.empty(n, k, device=device)
         return Neighbors(empty.long(), empty)

@@ -7,7 +7,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mmmlib._check import check_count, check_label_range, check_labels
+from mmmlib._check import (
+    check_count,
+    check_label_range,
+    check_labels,
+    check_room,
+    check_values,
+)
 from mmmlib._types import ClusterMatch
 
 __all__ = ["PairSampler"]
@@ -76,6 +82,8 @@ class PairSampler:
         if batches is not None:
             check_count("batches", batches, 0)
         _check_generator(generator)
+        check_room("clusters and instances", clusters, instances)
+        check_values(visible_labels=visible_labels, infrared_labels=infrared_labels)
         visible_cameras, infrared_cameras = cameras or (None, None)
         self._visible = _Modality("visible", visible_labels, visible_cameras)
         self._infrared = _Modality("infrared", infrared_labels, infrared_cameras)

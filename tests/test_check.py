@@ -291,6 +291,31 @@ REFUSED = {
         ValueError,
         "eps must be in [0, 1], got '0.5'",
     ),
+    "a sparse matrix": (
+        lambda: check.check_dense(features=FLOATS.to_sparse()),
+        ValueError,
+        "features must be a dense tensor, got one of layout torch.sparse_coo",
+    ),
+    "nothing to look at": (
+        lambda: check.check_values(features=FLOATS.to("meta")),
+        ValueError,
+        "features must hold values, got a tensor on the device meta",
+    ),
+    "too large a table": (
+        lambda: check.check_room("memories", 4, 2**40),
+        ValueError,
+        "memories must need a table of at most 2147483648 entries, got 4 x 1099511627776",
+    ),
+    "a label without a row": (
+        lambda: check.check_numbered(labels=torch.tensor([0, 2**24])),
+        ValueError,
+        "labels must be below 16777216 (relabel closes gaps), got 16777216",
+    ),
+    "too large a count": (
+        lambda: check.check_count("kernels", 7, most=6),
+        ValueError,
+        "kernels must be at most 6, got 7",
+    ),
     "True for a number": (
         lambda: check.check_number("eps", True, 0, 1),
         ValueError,

@@ -1628,3 +1628,10 @@ def test_missing_similarities_are_the_same_from_tensor_operations_as_from_the_ke
     np.testing.assert_allclose(apart, filled, atol=1e-7)
     unit = torch.nn.functional.normalize(features.double())
     np.testing.assert_allclose(apart, (unit @ unit.T)[first, members], atol=1e-6)
+
+
+def test_the_first_joint_cluster_counts_among_those_that_hold_both():
+    angle = torch.tensor([0, 10, 20, 90, 100, 110]).double().deg2rad()
+    features = torch.stack([angle.cos(), angle.sin()], dim=1)
+    found = cross_modality_cluster(features, features[:3], k1=6, k2=3, min_samples=2)
+    assert found.in_both.tolist() == [True, False]

@@ -1245,3 +1245,11 @@ def test_a_zero_row_has_a_finite_gradient_beside_a_real_bank(dtype):
     torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 3])).backward()
     assert features.grad is not None
     assert features.grad.isfinite().all()
+
+
+def test_a_dead_memory_waits_for_rows_of_its_own_cluster():
+    memory = MultiMemory(torch.eye(4).expand(2, 4, 4), patience=1, momentum=0.5)
+    memory.update(torch.eye(4)[:1], torch.tensor([0]))  # three of cluster 0 are dead, one revives
+    before = memory.values[0].clone()
+    memory.update(torch.tensor([[0.5, 0.5, 0.0, 0.0]]), torch.tensor([1]))
+    assert torch.equal(memory.values[0], before)

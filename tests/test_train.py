@@ -279,5 +279,9 @@ def test_errors_of_a_loss_that_is_not_finite_name_the_epoch(tmp_path: Path) -> N
 
     settings = settings_from({"dataset": "synthetic", "epochs": 1})
     run = Run(tmp_path, settings, quiet=True)
-    with pytest.raises(ArithmeticError, match=r"^loss must be finite, got nan in epoch 1$"):
+    sentence = (
+        f"loss must be finite, got nan in step 1 of epoch 2: broken is not, though the features "
+        f"are (a larger --temp may help); {tmp_path / 'checkpoint.pth.tar'} holds epoch 1"
+    )
+    with pytest.raises(ArithmeticError, match=f"^{re.escape(sentence)}$"):
         train(data.load("synthetic", seed=1), Recipe(parts=(Part(broken),)), settings, run)

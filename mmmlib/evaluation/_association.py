@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mmmlib._check import check_labels
+from mmmlib._check import check_labels, check_values
 
 
 class AssociationReport(NamedTuple):
@@ -94,6 +94,10 @@ def association_report(
     check_labels(visible_labels=visible_labels, infrared_labels=infrared_labels)
     check_labels(len(visible_labels), visible_identities=visible_identities)
     check_labels(len(infrared_labels), infrared_identities=infrared_identities)
+    check_values(
+        visible_labels=visible_labels, infrared_labels=infrared_labels,
+        visible_identities=visible_identities, infrared_identities=infrared_identities,
+    )  # fmt: skip
     visible = _Modality(visible_labels.cpu(), visible_identities.cpu()).known()
     infrared = _Modality(infrared_labels.cpu(), infrared_identities.cpu()).known()
     everything = visible.joined(infrared)

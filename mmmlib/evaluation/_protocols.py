@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mmmlib._check import check_choice, check_count, check_labels
+from mmmlib._check import check_choice, check_count, check_labels, check_values
 
 Protocol = Literal["plain", "regdb", "sysu-all", "sysu-indoor", "llcm"]
 Skip = Literal["nothing", "overlapping-camera", "own-camera"]
@@ -66,8 +66,10 @@ def check_side(
 ) -> Side:
     """Identities and cameras of one side, the latter only where the rules read them."""
     check_labels(n, **{f"{name}_identities": identities})
+    check_values(**{f"{name}_identities": identities})
     if cameras is not None:
         check_labels(n, **{f"{name}_cameras": cameras})
+        check_values(**{f"{name}_cameras": cameras})
     elif rules.cameras is not None or rules.skip != "nothing":
         reason = f"protocol {protocol!r}" if protocol in DRAWN else f"skip {rules.skip!r}"
         raise ValueError(f"{name}_cameras must be given for {reason}, got None")
@@ -127,6 +129,7 @@ def draw_gallery(
     check_count("shots", shots)
     check_labels(identities=identities)
     check_labels(len(identities), cameras=cameras)
+    check_values(identities=identities, cameras=cameras)
     side = Side(identities.cpu().numpy(), cameras.cpu().numpy())
     drawn = draw(folders(side, RULES[protocol]), trial, shots)
     return torch.from_numpy(drawn).to(identities.device)

@@ -9,7 +9,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mmmlib._check import check_count, check_features, check_tensor
+from mmmlib._check import (
+    check_count,
+    check_dense,
+    check_features,
+    check_room,
+    check_tensor,
+    check_values,
+)
 from mmmlib.evaluation._protocols import (
     Places,
     Protocol,
@@ -22,6 +29,8 @@ from mmmlib.evaluation._protocols import (
 from mmmlib.evaluation._search import make_task, safe_rows, score_distances, score_features
 
 _log = logging.getLogger("mmmlib")
+
+_MOST_RANKS = 2**24
 
 
 class RankingMetrics(NamedTuple):
@@ -155,7 +164,7 @@ def ranking_metrics(
         Ye et al. Deep Learning for Person Re-Identification: A Survey and Outlook. TPAMI 2021.
     """
     rules = check_rules(protocol, skip, places)
-    check_count("max_rank", max_rank)
+    check_count("max_rank", max_rank, most=_MOST_RANKS)
     _check_distance(distance)
     n, m = distance.shape
     query = check_side("query", n, query_identities, query_cameras, protocol, rules)
@@ -238,7 +247,7 @@ def evaluate(
     """
     rules = check_rules(protocol, skip, places)
     for name, count in (("trials", trials), ("shots", shots), ("max_rank", max_rank)):
-        check_count(name, count)
+        check_count(name, count, most=_MOST_RANKS if name == "max_rank" else None)
     check_features(query=query, gallery=gallery)
     n, m = len(query), len(gallery)
     searching = check_side("query", n, query_identities, query_cameras, protocol, rules)
@@ -246,6 +255,7 @@ def evaluate(
     left, right = safe_rows("query", query), safe_rows("gallery", gallery)
     draws = [np.arange(m)]
     if rules.cameras is not None:
+        check_room("trials", trials, max(m, 1))
         images = folders(searched, rules)
         draws = [draw(images, trial, shots) for trial in range(trials)]
         drawn, draws = _together(draws)
@@ -307,6 +317,8 @@ def _check_distance(distance: Tensor) -> None:
             "distance must be a floating-point tensor (queries, gallery), "
             f"got {distance.dtype} of shape {tuple(distance.shape)}"
         )
+    check_dense(distance=distance)
+    check_values(distance=distance)
     bad = distance.detach().amax(dim=1).isnan() if distance.numel() else distance.new_zeros(0)
     if bad.any():
         raise ValueError(f"distance must not hold nan, got nan in row {int(bad.nonzero()[0])}")

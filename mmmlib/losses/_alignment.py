@@ -263,6 +263,11 @@ def soft_cluster_alignment(
     """
     check_number("intra", intra, 0.0, math.inf, open_high=True)
     check_number("inter", inter, 0.0, math.inf, open_high=True)
+    for side, rows, labels, weights in (
+        ("visible", visible, visible_labels, visible_weights),
+        ("infrared", infrared, infrared_labels, infrared_weights),
+    ):
+        check_batch({side: rows}, {f"{side}_labels": labels}, {f"{side}_weights": weights}, form)
     between = class_mmd(visible, visible_labels, infrared, infrared_labels, pairs=pairs, form=form)
     check_widths(visible=visible, visible_prototypes=visible_prototypes)
     check_widths(infrared=infrared, infrared_prototypes=infrared_prototypes)
@@ -277,7 +282,7 @@ def soft_cluster_alignment(
 
 
 def _check_kernels(kernels: int, factor: float) -> None:
-    check_count("kernels", kernels)
+    check_count("kernels", kernels, most=1000)
     check_number("factor", factor, 0.0, math.inf, open_low=True, open_high=True)
 
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmmlib._check import check_choice, check_sub_prototypes, check_tensor
+from mmmlib._check import check_choice, check_room, check_sub_prototypes, check_tensor
 from mmmlib._kernels import each_alone, in_threads
 from mmmlib._rows import full_precision, result_type, unit_rows
 from mmmlib._types import SubPrototypes
@@ -447,11 +447,17 @@ def both_sides(**sides: Tensor | SubPrototypes) -> tuple[SubPrototypes, SubProto
     for name, side in sides.items():
         if not isinstance(side, SubPrototypes):
             check_tensor(**{name: side})
+            if side.ndim not in (2, 3):
+                raise ValueError(
+                    f"{name} must be a floating-point tensor (clusters, memories, dim), "
+                    f"got {side.dtype} of shape {tuple(side.shape)}"
+                )
             values = side.unsqueeze(1) if side.ndim == 2 else side
             side = SubPrototypes(values, torch.ones(values.shape[:2], device=values.device))
         found[name] = side
     check_sub_prototypes(**found)
     left, right = found.values()
+    check_room(" and ".join(found), len(left.values), len(right.values))
     return left, right
 
 

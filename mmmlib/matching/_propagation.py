@@ -11,11 +11,14 @@ from torch import Tensor
 from mmmlib._check import (
     check_choice,
     check_count,
+    check_dense,
     check_devices,
     check_finite,
     check_label_range,
     check_labels,
     check_number,
+    check_numbered,
+    check_room,
     check_tensor,
 )
 from mmmlib._rows import result_type
@@ -145,9 +148,11 @@ def _both_soft(labels: Tensor, other_labels: Tensor) -> tuple[Tensor, Tensor]:
         )
     for name, part in sides.items():
         _check_soft(name, part) if name in widths else check_labels(None, **{name: part})
-    hard = [part for name, part in sides.items() if name not in widths and part.numel()]
-    n = next(iter(widths.values()), None)
-    n = max((int(part.max()) + 1 for part in hard), default=0) if n is None else n
+    counted = check_numbered(
+        **{name: part for name, part in sides.items() if name not in widths}
+    )  # fmt: skip
+    n = next(iter(widths.values()), counted)
+    check_room("labels and other_labels", max(map(len, sides.values())), n)
     soft = [part.detach().double() if name in widths else _one_hot(name, part, n)
             for name, part in sides.items()]  # fmt: skip
     return _rounded(soft[0]), _rounded(soft[1])
@@ -164,6 +169,7 @@ def _check_soft(name: str, soft: Tensor) -> None:
             f"{name} must be an int64 tensor (n,) or a floating-point tensor (n, clusters), "
             f"got {soft.dtype} of shape {tuple(soft.shape)}"
         )
+    check_dense(**{name: soft})
     check_finite(**{name: soft})
     if ((soft < 0) | (soft > 1)).any():
         raise ValueError(
@@ -333,8 +339,9 @@ def match_from_labels(
         if part is not None:
             check_labels(len(own), **{name: part})
     check_devices(**sides, **votes)
-    n_visible = _n_clusters(visible_labels, to_visible)
-    n_infrared = _n_clusters(infrared_labels, to_infrared)
+    n_visible = _n_clusters(visible_labels=visible_labels, to_visible=to_visible)
+    n_infrared = _n_clusters(infrared_labels=infrared_labels, to_infrared=to_infrared)
+    check_room("visible_labels and infrared_labels", n_visible, n_infrared)
     counts = torch.zeros(n_visible, n_infrared, dtype=torch.int64, device=visible_labels.device)
     voters = torch.zeros_like(counts)
     if to_infrared is not None:
@@ -346,9 +353,8 @@ def match_from_labels(
     return match_costs(cost, confidence=share, min_confidence=min_confidence)
 
 
-def _n_clusters(*labels: Tensor | None) -> int:
-    found = [part for part in labels if part is not None and part.numel()]
-    return max((int(part.max()) + 1 for part in found), default=0)
+def _n_clusters(**labels: Tensor | None) -> int:
+    return check_numbered(**{name: part for name, part in labels.items() if part is not None})
 
 
 def _count(counts: Tensor, voters: Tensor, own: Tensor, given: Tensor) -> None:
@@ -449,7 +455,10 @@ def _cluster_counts(
                     f"matches[{key}] must have {found[modality]} clusters of modality {modality} "
                     f"as the others do, got {n}"
                 )
-    return [found.get(i, _n_clusters(part)) for i, part in enumerate(labels)]
+    return [
+        found[i] if i in found else _n_clusters(**{f"labels[{i}]": part})
+        for i, part in enumerate(labels)
+    ]
 
 
 def _edges(match: ClusterMatch, join: str) -> Tensor:

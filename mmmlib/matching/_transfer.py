@@ -18,6 +18,8 @@ from mmmlib._check import (
     check_finite,
     check_labels,
     check_number,
+    check_numbered,
+    check_room,
 )
 from mmmlib._kernels import TIE
 from mmmlib._rows import full_precision, unit_rows
@@ -93,6 +95,9 @@ def vote_labels(
     check_labels(len(infrared), infrared_labels=infrared_labels)
     check_devices(visible=visible, visible_labels=visible_labels, infrared_labels=infrared_labels)
     check_finite(visible=visible, infrared=infrared)
+    n_visible = check_numbered(visible_labels=visible_labels)
+    n_infrared = check_numbered(infrared_labels=infrared_labels)
+    check_room("visible_labels and infrared_labels", n_visible, n_infrared)
     kept = visible_labels >= 0, infrared_labels >= 0
     labels = visible_labels[kept[0]], infrared_labels[kept[1]]
     metric = row_metric(visible[kept[0]], form, infrared[kept[1]])

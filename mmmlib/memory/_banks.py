@@ -309,6 +309,11 @@ def _sub_banks(sub_prototypes: SubPrototypes | Tensor) -> dict[str, Tensor]:
     """The buffers of a ``MultiMemory``."""
     if not isinstance(sub_prototypes, SubPrototypes):
         check_tensor(sub_prototypes=sub_prototypes)
+        if sub_prototypes.ndim != 3:
+            raise ValueError(
+                "sub_prototypes must be a floating-point tensor (clusters, memories, dim), "
+                f"got {sub_prototypes.dtype} of shape {tuple(sub_prototypes.shape)}"
+            )
         weights = torch.ones(sub_prototypes.shape[:2], device=sub_prototypes.device)
         sub_prototypes = SubPrototypes(sub_prototypes, weights)
     check_sub_prototypes(sub_prototypes=sub_prototypes)

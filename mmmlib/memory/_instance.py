@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mmmlib._check import check_devices, check_labels, check_number
+from mmmlib._check import check_devices, check_labels, check_number, check_numbered
 from mmmlib.distributed import Group
 from mmmlib.memory._banks import Memory, cosine_logits, unit_bank
 from mmmlib.memory._update import Batch, Rule, check_batch, write
@@ -82,6 +82,7 @@ class InstanceMemory(Memory):
             return
         check_labels(len(self.features), labels=labels)
         check_devices(features=self.features, labels=labels)
+        check_numbered(labels=labels)
         self.labels, self.sizes = labels.clone(), torch.bincount(labels[labels >= 0])
 
     def reset(
@@ -93,6 +94,8 @@ class InstanceMemory(Memory):
         bank = unit_bank(features=features).to(self.features.device)
         if labels is not None:
             check_labels(len(bank), labels=labels)
+            check_devices(features=bank, labels=labels)
+            check_numbered(labels=labels)
         self.features = bank
         self.set_labels(labels)
 

@@ -1,6 +1,8 @@
 """Single phases on saved features: extract, cluster, match, evaluate."""
 
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +22,14 @@ from mmmlib.reference.models import (
     load_weights,
     read_weights,
 )
+from mmmlib.reference.models._weights import unpickled
 from mmmlib.reference.run import CHECKPOINT, SELECTED, write_whole
 
 SIDES = ("visible", "infrared")
+_UNREADABLE = (
+    zipfile.BadZipFile, EOFError, LookupError, NotImplementedError, RuntimeError, TypeError,
+    ValueError, struct.error, zlib.error,
+)  # fmt: skip
 SPLITS = {"train": ("visible", "infrared"), "test": ("gallery", "query")}
 
 
@@ -38,6 +45,8 @@ class Arrays(NamedTuple):
         if key not in self.tensors:
             known = ", ".join(self.tensors) or "none"
             raise ValueError(f"{self.path} must hold {key}, got {known}")
+        if not self.tensors[key].ndim:
+            raise ValueError(f"{self.path} must hold rows of {key}, got a single number")
         return self.tensors[key]
 
 
@@ -53,12 +62,23 @@ def load_network(path: Path, device: str) -> nn.Module:
     weights = read_weights(path)
     model: nn.Module
     if "trunk.0.0.weight" in weights:
-        channels = [weights[f"{side}_stem.1.0.weight"].shape[1] for side in SIDES]
-        model = TwoStreamCNN(*channels, dim=len(weights["neck.weight"]))
+        channels = [_size(path, weights, f"{side}_stem.1.0.weight", 4, 1) for side in SIDES]
+        model = TwoStreamCNN(*channels, dim=_size(path, weights, "neck.weight", 1, 0))
         load_weights(model, path)
     else:
         model = load_resnet50(path)
     return model.to(device)
+
+
+def _size(path: Path, weights: dict[str, Tensor], name: str, dimensions: int, dim: int) -> int:
+    """One size of a weight that has to be there."""
+    weight = weights.get(name)
+    if weight is None or weight.ndim != dimensions or not weight.numel():
+        said = "none" if weight is None else f"shape {tuple(weight.shape)}"
+        raise ValueError(
+            f"path must hold {name} of {dimensions} dimensions, got {said} in {str(path)!r}"
+        )
+    return weight.shape[dim]
 
 
 def extract(model: nn.Module, data: DataSet, split: str, batch_size: int) -> dict[str, Any]:
@@ -110,7 +130,7 @@ def read_arrays(path: Path) -> Arrays:
         raise FileNotFoundError(f"file must be there, got {str(path)!r}")
     try:
         content = _read_pt(path) if path.suffix == ".pt" else _read_npz(path)
-    except (zipfile.BadZipFile, EOFError, KeyError, RuntimeError, ValueError) as error:
+    except _UNREADABLE as error:
         raise ValueError(
             f"file must hold named arrays (.npz or .pt, nothing pickled), got {str(path)!r}"
         ) from error
@@ -124,12 +144,7 @@ def read_arrays(path: Path) -> Arrays:
 
 
 def _read_pt(path: Path) -> dict[str, Any]:
-    from pickle import UnpicklingError
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ValueError("pickled") from error
+    content = unpickled(path)
     if not isinstance(content, dict):
         raise ValueError("no names")
     return content
@@ -167,6 +182,9 @@ def labels_of(side: str, features: Arrays, labels: Arrays) -> tuple[Tensor, Tens
     """The features of a modality and the label of each row, joined by name if both have names."""
     rows, numbers = features.need(side), labels.need(f"{side}_labels")
     wanted, there = features.names.get(side), labels.names.get(side)
+    for file, names, n in ((features, wanted, len(rows)), (labels, there, len(numbers))):
+        if names is not None and len(names) != n:
+            raise ValueError(f"{file.path} must hold {n} {side}_names, got {len(names)}")
     if wanted is None or there is None:
         return rows, numbers
     place = {name: row for row, name in enumerate(there)}

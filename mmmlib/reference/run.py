@@ -1,10 +1,12 @@
 """A run on disk: its settings, its log, its metrics, its checkpoint."""
 
 import csv
+import errno
 import json
 import os
 import platform
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +26,7 @@ __all__ = ["PRESETS", "Laps", "Run", "Settings", "command_of", "environment"]
 Item = TypeVar("Item")
 CHECKPOINT, SELECTED = "checkpoint.pth.tar", "model_best.pth.tar"
 PHASES = ("extract", "cluster", "match", "train", "evaluate")
+STATE = {"model", "optimizer", "scaler", "sampling", "epoch", "rows", "settings"}
 
 
 def _flag(*names: str, about: str, default: Any) -> Any:
@@ -238,6 +241,7 @@ class Run:
         self.stopping = False
         self.state = _read_checkpoint(folder) if resume else None
         self._board: Any = None
+        self.saved: int | None = None if self.state is None else self.state["epoch"]
         if not writes:
             return
         if tensorboard:
@@ -297,7 +301,8 @@ class Run:
     def save(self, **state: Any) -> None:
         """Write ``checkpoint.pth.tar``; the old one stays until the new one is whole."""
         if self.writes:
-            write_whole(self.folder / CHECKPOINT, lambda path: torch.save(state, path))
+            write_whole(self.folder / CHECKPOINT, lambda path: _save(state, path))
+        self.saved = state.get("epoch")
 
     def choose(self, **state: Any) -> None:
         """Write ``model_best.pth.tar``: weights alone, as the published programs keep them."""
@@ -308,6 +313,19 @@ class Run:
         """Write ``card.json``: what somebody else needs to believe the result."""
         if self.writes:
             write_json(self.folder / "card.json", content)
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    """``torch.save``, whose error is the operating system's where that has no room."""
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:
+        if "inline_container" not in str(error) and "Writer" not in str(error):
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(
+            errno.ENOSPC, f"{error} ({free:,} bytes are free; the old file stays)", str(path)
+        ) from error
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -329,8 +347,15 @@ def _read_checkpoint(folder: Path) -> dict[str, Any] | None:
     path = folder / CHECKPOINT
     if not path.is_file():
         return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+    from mmmlib.reference.models._weights import unpickled
+
+    state = unpickled(path)
+    missing = sorted(STATE - state.keys()) if isinstance(state, dict) else sorted(STATE)
+    if missing:
+        raise ValueError(
+            f"--resume must find the checkpoint of a run, got {str(path)!r} without {missing[0]}"
+        )
+    return dict(state)
 
 
 def _open_board(folder: Path, done: int) -> Any:

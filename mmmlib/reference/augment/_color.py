@@ -60,7 +60,7 @@ def channel_exchange(
         Ye, Ruan, Du and Shou. Channel Augmented Joint Learning for Visible-Infrared Recognition.
         ICCV 2021.
     """
-    check_images(images)
+    check_images(images, generator)
     n, channels = images.shape[:2]
     if channels == 1:
         return images
@@ -96,7 +96,8 @@ def channel_adaptive_gray(
         Ye, Ruan, Du and Shou. Channel Augmented Joint Learning for Visible-Infrared Recognition.
         ICCV 2021.
     """
-    check_images(images)
+    check_images(images, generator)
+    check_number("share", share, 0, 1)
     n, channels = images.shape[:2]
     if channels == 1:
         return images
@@ -130,7 +131,7 @@ def brightness_contrast(
         >>> brightness_contrast(images, generator, brightness=0.0).flatten()
         tensor([0.5000, 0.5000, 0.5000, 0.5000])
     """
-    check_images(images)
+    check_images(images, generator)
     check_number("brightness", brightness, 0, 1)
     check_number("contrast", contrast, 0, 1)
     spread = torch.tensor([[brightness], [contrast]])
@@ -172,7 +173,7 @@ def color_jitter(
         >>> turned.amin().item(), turned.amax().item()
         (0.0, 1.0)
     """
-    check_images(images)
+    check_images(images, generator)
     ranges = {
         "brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue,
     }  # fmt: skip
@@ -240,5 +241,5 @@ def invert(
         >>> invert(torch.tensor([[[[0.0, 0.75]]]]), generator, share=1.0)
         tensor([[[[1.0000, 0.2500]]]])
     """
-    check_images(images)
+    check_images(images, generator)
     return torch.where(per_image(chosen_images(images, share, generator)), 1 - images, images)

@@ -1,5 +1,6 @@
 """Where in the image: mirror, move, erase or scale a part."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn.functional import pad as pad_edges
 from mmmlib._check import check_count, check_number
 from mmmlib.reference.augment._draws import (
     check_images,
+    check_range,
     chosen_images,
     per_image,
     to_device_of,
@@ -38,7 +40,7 @@ def horizontal_flip(
         >>> horizontal_flip(torch.tensor([[[[0.0, 1.0]]]]), generator, share=1.0)
         tensor([[[[1., 0.]]]])
     """
-    check_images(images)
+    check_images(images, generator)
     return torch.where(per_image(chosen_images(images, share, generator)), images.flip(-1), images)
 
 
@@ -61,7 +63,7 @@ def random_crop(
         tensor([[[[0., 1.],
                   [0., 0.]]]])
     """
-    check_images(images)
+    check_images(images, generator)
     check_count("pad", pad, 0)
     n, _, height, width = images.shape
     top, left = to_device_of(images, torch.randint(2 * pad + 1, (2, n), generator=generator))
@@ -106,13 +108,14 @@ def random_erasing(
     References:
         Zhong, Zheng, Kang, Li and Yang. Random Erasing Data Augmentation. AAAI 2020.
     """
-    check_images(images)
+    check_images(images, generator)
     chosen = chosen_images(images, share, generator)
-    if not len(images):
-        return images.clone()
     rows, columns = _rectangles(images, len(images), area, aspect, tries, generator)
     inside = per_image(chosen) & rows[:, None, :, None] & columns[:, None, None, :]
-    values = torch.as_tensor(fill, dtype=images.dtype).flatten()
+    levels = fill if isinstance(fill, Sequence) else [fill]
+    for level in levels:
+        check_number("fill", level, -math.inf, math.inf, open_low=True, open_high=True)
+    values = torch.as_tensor(levels, dtype=images.dtype)
     if len(values) != images.shape[1]:
         values = values.mean().expand(images.shape[1]).clone()
     return torch.where(inside, to_device_of(images, values)[:, None, None], images)
@@ -128,6 +131,8 @@ def _rectangles(
 ) -> tuple[Tensor, Tensor]:
     """The rows and the columns that ``n`` random rectangles cover; none where none fits."""
     check_count("tries", tries)
+    check_range("area", area)
+    check_range("aspect", aspect)
     height, width = images.shape[2:]
     pixels = uniform(*area, (n, tries), generator) * (height * width)
     ratio = uniform(*aspect, (n, tries), generator)
@@ -186,7 +191,7 @@ def linear_transform(
         Cheng, He, Wang et al. Efficient Bilateral Cross-Modality Cluster Matching for Unsupervised
         Visible-Infrared Person ReID. ACM MM 2023 (its released code).
     """
-    check_images(images)
+    check_images(images, generator)
     check_count("rounds", rounds)
     check_number("darkest", darkest, 0, 1)
     n, channels = images.shape[:2]

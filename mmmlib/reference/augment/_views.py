@@ -11,6 +11,7 @@ from mmmlib.reference.augment._color import (
     color_jitter,
     invert,
 )
+from mmmlib.reference.augment._draws import check_shares
 from mmmlib.reference.augment._geometry import (
     horizontal_flip,
     linear_transform,
@@ -48,6 +49,7 @@ def augment(
         >>> augment(torch.rand(2, 1, 48, 48), generator, pad=2, jitter=0.2).shape
         torch.Size([2, 1, 48, 48])
     """
+    check_shares(flip=flip, erase=erase, jitter=jitter, negative=negative)
     images = horizontal_flip(random_crop(images, generator, pad=pad), generator, share=flip)
     if jitter:
         images = brightness_contrast(images, generator, brightness=jitter, contrast=jitter)
@@ -86,6 +88,7 @@ def two_views(
         >>> second.std(dim=1).max() < 1e-6  # one channel, three times
         tensor(True)
     """
+    check_shares(flip=flip, erase=erase, jitter=jitter, linear=linear)
     first = augment(images, generator, pad=pad, flip=flip, erase=0.0)
     if linear:
         first = linear_transform(first, generator, share=linear)
@@ -127,6 +130,7 @@ def infrared_view(
         >>> infrared_view(torch.rand(2, 3, 16, 16), generator, gray=1.0).std(dim=1).max() < 1e-6
         tensor(True)
     """
+    check_shares(flip=flip, erase=erase, jitter=jitter, gray=gray)
     images = _jittered(images, generator, jitter)
     images = augment(images, generator, pad=pad, flip=flip, erase=erase)
     return channel_adaptive_gray(images, generator, share=gray)

@@ -25,16 +25,24 @@ def printable(text: str) -> str:
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a path leads to a folder; links that go round in a circle do not."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def images_in(folder: Path) -> list[Path]:
     """The image files of a folder by name, links followed; none where there is no folder.
 
     A link to nowhere is listed, so that somebody notices. Hidden files are not: macOS leaves a
     ``._`` file beside every image.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         return []
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if not entry.is_dir()]
+        names = [entry.name for entry in entries if not is_folder(folder / entry.name)]
     return [
         folder / name
         for name in sorted(names)

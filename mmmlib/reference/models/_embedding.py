@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmmlib._check import check_count, check_number, check_tensor
+from mmmlib._check import check_count, check_dense, check_number, check_tensor, check_values
 from mmmlib._rows import unit_rows
 
 
@@ -37,7 +37,8 @@ def gem(x: Float[Tensor, "n channels height width"], p: float = 3.0) -> Float[Te
         One value per image and channel, in at least float32.
 
     Raises:
-        ValueError: If ``p`` is not positive.
+        TypeError: If ``x`` is not a tensor.
+        ValueError: If it is not of four dimensions, or ``p`` is not positive.
 
     Example:
         >>> x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
@@ -48,9 +49,21 @@ def gem(x: Float[Tensor, "n channels height width"], p: float = 3.0) -> Float[Te
         Radenović, Tolias and Chum. Fine-Tuning CNN Image Retrieval with No Human Annotation.
         TPAMI 2019.
     """
+    check_maps("x", x)
     check_number("p", p, 0, math.inf, open_low=True, open_high=True)
     x = x if x.dtype == torch.float64 else x.float()
     return (x.pow(p).mean(dim=(2, 3)) + 1e-12).pow(1 / p)
+
+
+def check_maps(name: str, maps: Tensor) -> None:
+    """Four dense dimensions of real numbers that can be read."""
+    check_tensor(**{name: maps})
+    check_dense(**{name: maps})
+    if maps.ndim != 4 or maps.is_complex():
+        raise ValueError(
+            f"{name} must be a tensor (n, channels, height, width) of real numbers, "
+            f"got {maps.dtype} of shape {tuple(maps.shape)}"
+        )
 
 
 def neck_of(dim: int) -> nn.BatchNorm1d:
@@ -95,15 +108,16 @@ def extract_features(
         >>> extract_features(model, pixels).shape
         torch.Size([3, 8])
     """
-    check_tensor(pixels=pixels)
+    check_maps("pixels", pixels)
+    check_values(pixels=pixels)
     check_count("batch_size", batch_size)
-    device, training = next(model.parameters()).device, model.training
+    first, training = next(model.parameters()), model.training
     name = "infrared" if infrared else "visible"
     model.eval()
     rows = []
     for part in torch.split(pixels, batch_size):
-        images = part.to(device)
-        images = images if images.is_floating_point() else images.float() / 255
+        images = part.to(first.device)
+        images = images.to(first.dtype) if images.is_floating_point() else images.float() / 255
         views = (images, images.flip(3)) if flip else (images,)
         rows.append(unit_rows(torch.stack([model(**{name: view})[1] for view in views]).sum(0)))
     model.train(training)

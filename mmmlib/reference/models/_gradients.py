@@ -7,7 +7,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmmlib._check import check_count, check_tensor
+from mmmlib._check import check_count, check_values
+from mmmlib.reference.models._embedding import check_maps
 
 
 def gradient_features(
@@ -39,10 +40,11 @@ def gradient_features(
     References:
         Dalal and Triggs. Histograms of Oriented Gradients for Human Detection. CVPR 2005.
     """
-    check_tensor(pixels=pixels)
+    check_maps("pixels", pixels)
+    check_values(pixels=pixels)
     check_count("cells", cells, 2)
     check_count("bins", bins, 2)
-    if pixels.ndim != 4 or min(pixels.shape[2:]) < cells:
+    if min(pixels.shape[2:]) < cells:
         raise ValueError(
             f"pixels must be (n, channels, height, width) of at least {cells} pixels each way, "
             f"got shape {tuple(pixels.shape)}"

@@ -77,8 +77,16 @@ class TwoStreamCNN(nn.Module):
             The embedding of the visible images, then of the infrared ones.
 
         Raises:
-            ValueError: If there are no images.
+            ValueError: If there are no images, or images of another number of channels.
         """
+        for name, stem, images in (
+            ("visible", self.visible_stem, visible), ("infrared", self.infrared_stem, infrared),
+        ):  # fmt: skip
+            wanted = stem[0].num_features
+            if images is not None and (images.ndim != 4 or images.shape[1] != wanted):
+                raise ValueError(
+                    f"{name} must be images (n, {wanted}, height, width), got {tuple(images.shape)}"
+                )
         streams = ((self.visible_stem, visible), (self.infrared_stem, infrared))
         maps = [
             stem(images.contiguous(memory_format=torch.channels_last))

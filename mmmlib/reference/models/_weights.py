@@ -1,6 +1,7 @@
 """Files of weights: torchvision's, those of the published methods, our own."""
 
 import re
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from os import PathLike
 from pathlib import Path
@@ -91,7 +92,7 @@ def read_weights(path: str | PathLike[str]) -> dict[str, Shaped[Tensor, "..."]]:
         ...     list(read_weights(path))
         ['layer1.0.bn1.bias']
     """
-    content = _unpickle(Path(path))
+    content = unpickled(Path(path))
     for name in _WRAPPINGS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
@@ -115,11 +116,13 @@ def _renamed(name: str) -> list[str]:
     return [name]
 
 
-def _unpickle(path: Path) -> Any:
+def unpickled(path: Path) -> Any:
+    """What a file holds, if that is tensors and plain values; nothing in it is run."""
     if not path.is_file():
         raise FileNotFoundError(f"path must be a file, got {str(path)!r}")
     try:
-        with _allowed():
+        with _allowed(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles of other programs
             return torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
@@ -178,6 +181,9 @@ def _load(model: nn.Module, weights: dict[str, Tensor], path: str | PathLike[str
             if name not in weights and not name.endswith(spared) and not name.startswith(kept)
         ],
         "with the unknown": [name for name in weights if name not in own],
+        "with what is no finite number in": [
+            name for name in own if name in weights and not _is_sound(weights[name], own[name])
+        ],
         "with another shape of": [
             f"{name} {tuple(weights[name].shape)} for {tuple(own[name].shape)}"
             for name in own
@@ -191,6 +197,13 @@ def _load(model: nn.Module, weights: dict[str, Tensor], path: str | PathLike[str
             f"path must hold the weights of a {kind}, got {str(path)!r} {' and '.join(said)}"
         )
     model.load_state_dict(own | weights)
+
+
+def _is_sound(weight: Tensor, own: Tensor) -> bool:
+    """Real where the network's are, and finite."""
+    if own.is_floating_point() and not weight.is_floating_point():
+        return False
+    return bool(weight.isfinite().all())
 
 
 def _some(names: list[str], most: int = 3) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmmlib._check import check_count
 from mmmlib._types import ClusterMatch
 from mmmlib.reference.data import DataSet
 from mmmlib.reference.models import TwoStreamCNN, TwoStreamResNet50, load_weights
@@ -244,11 +245,18 @@ def save(
 def resume(trainer: Trainer, run: Run) -> int:
     """Take up a checkpoint; the epochs done."""
     state: dict[str, Any] = run.state or {}
-    trainer.model.load_state_dict(state["model"])
-    trainer.optimizer.load_state_dict(state["optimizer"])
-    trainer.scaler.load_state_dict(state["scaler"])
-    trainer.sampling.set_state(state["sampling"])
-    run.rows = list(state["rows"])
+    check_count("--resume's epoch", state["epoch"], 0)
+    try:
+        trainer.model.load_state_dict(state["model"])
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        trainer.scaler.load_state_dict(state["scaler"])
+        trainer.sampling.set_state(state["sampling"])
+        run.rows = [dict(row) for row in state["rows"]]
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"--resume must find the checkpoint of this run, got another in {run.folder}: {reason}"
+        ) from error
     run.say(f"going on after epoch {state['epoch']}")
     done: int = state["epoch"]
     return done

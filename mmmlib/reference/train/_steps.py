@@ -21,7 +21,7 @@ from mmmlib.reference.augment import (
 )
 from mmmlib.reference.data import DataSet
 from mmmlib.reference.recipes import Recipe
-from mmmlib.reference.run import Run, Settings
+from mmmlib.reference.run import CHECKPOINT, Run, Settings
 from mmmlib.reference.train._lines import StepLines
 from mmmlib.reference.train._objective import LOSSES, Step, write_memories
 from mmmlib.reference.train._plan import Epoch
@@ -104,7 +104,7 @@ def warm_up(trainer: Trainer, data: DataSet, settings: Settings, run: Run) -> di
     trainer.model.train()
     half = settings.batch_size // 2
     total = torch.zeros((), dtype=torch.float64, device=settings.device)
-    for _ in run.progress(range(settings.iters), "warm-up"):
+    for number in run.progress(range(settings.iters), "warm-up"):
         views, n = [], []
         for images in (data.visible, data.infrared):
             index = torch.randperm(len(images.pixels), generator=trainer.sampling)[:half]
@@ -117,10 +117,15 @@ def warm_up(trainer: Trainer, data: DataSet, settings: Settings, run: Run) -> di
             logits = rows[:count] @ rows[count:].T / settings.warm_up_temp
             own = torch.arange(count, device=rows.device)
             loss = loss + (cluster_nce(logits, own) + cluster_nce(logits.T, own)) / 2
+        check_loss(loss, {"instance": loss}, features, trainer, settings, run, number)
         trainer.optimizer.zero_grad()
         torch.autograd.backward(trainer.scaler.scale(loss))
         trainer.learn()
         total += loss.detach()
+    if not torch.isfinite(total):
+        raise ArithmeticError(
+            f"loss must be finite, got {total.item()} in the warm-up; {saved(run)}"
+        )
     return {"instance": total.item() / settings.iters}
 
 
@@ -195,7 +200,7 @@ def train_epoch(
     drawn = batches(recipe, plan, settings, trainer.sampling, data)
     named = [(part.name, factor) for part, factor in plan.parts]
     lines = StepLines(run, settings, settings.warm_up + epoch + 1, named)
-    for index in run.progress(drawn, f"epoch {epoch + 1}", settings.iters):
+    for number, index in enumerate(run.progress(drawn, f"epoch {epoch + 1}", settings.iters)):
         lines.drawn()
         trainer.optimizer.zero_grad()
         steps = []
@@ -208,7 +213,8 @@ def train_epoch(
                 (factor * value for factor, value in zip(factors, values, strict=True)),
                 step.visible.new_zeros(()),
             )
-            _check_finite(loss, epoch, settings)
+            found = {part.name: value for (part, _), value in zip(plan.parts, values, strict=True)}
+            check_loss(loss, found, step.both(), trainer, settings, run, number)
             torch.autograd.backward(trainer.scaler.scale(loss / settings.accumulate))
             if values:
                 totals += torch.stack([value.detach().double() for value in values])
@@ -219,14 +225,50 @@ def train_epoch(
         lines.stepped(totals)
     means = (totals / (settings.iters * settings.accumulate)).tolist()
     if not torch.isfinite(totals).all():
-        raise ArithmeticError(f"loss must be finite, got {means} in epoch {epoch + 1}")
+        raise ArithmeticError(
+            f"loss must be finite, got {means} in epoch {epoch + 1}; {saved(run)}"
+        )
     return dict(zip((part.name for part, _ in plan.parts), means, strict=True))
 
 
-def _check_finite(loss: Tensor, epoch: int, settings: Settings) -> None:
+def check_loss(
+    loss: Tensor,
+    parts: dict[str, Tensor],
+    features: Tensor,
+    trainer: Trainer,
+    settings: Settings,
+    run: Run,
+    number: int,
+) -> None:
     """At once on the CPU; a GPU is not waited for, it is asked at the end of the epoch."""
-    if settings.device == "cpu" and not torch.isfinite(loss):
-        raise ArithmeticError(f"loss must be finite, got {loss.item()} in epoch {epoch + 1}")
+    if settings.device != "cpu" or torch.isfinite(loss):
+        return
+    epoch = run.rows[-1]["epoch"] + 1 if run.rows else 1
+    raise ArithmeticError(
+        f"loss must be finite, got {loss.item()} in step {number + 1} of epoch {epoch}: "
+        f"{_cause(parts, features, trainer.model)}; {saved(run)}"
+    )
+
+
+def _cause(parts: dict[str, Tensor], features: Tensor, model: nn.Module) -> str:
+    """Where it is seen first: in the weights, in what the network gives, or in a part."""
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            return f"the weights {name} are not, after the last update (a smaller --lr may help)"
+    if not features.isfinite().all():
+        return "the features are not, though the weights are (--amp off may help)"
+    bad = [name for name, value in parts.items() if not value.isfinite()]
+    if bad:
+        return f"{bad[0]} is not, though the features are (a larger --temp may help)"
+    return "the sum of the parts is not, though each of them is (smaller weights may help)"
+
+
+def saved(run: Run) -> str:
+    """What of the run is safe."""
+    path = run.folder / CHECKPOINT
+    if run.saved is None:
+        return f"no epoch is saved in {run.folder} yet"
+    return f"{path} holds epoch {run.saved}"
 
 
 def part_loss(loss: Any, step: Step) -> Tensor:

@@ -1,0 +1,441 @@
+"""Small faults put into the library, one at a time: which of them do the tests notice?
+
+``python -m benchmarks.mutants --number 300`` takes a seeded sample of all places where an operator,
+a comparison, a number, a reduction or a check can be changed, in the Python of matching, memory,
+clustering and evaluation (compiled kernels are left out: their oracles are the slow versions in
+``tests``). Each mutant runs in a fork of a process that has everything loaded, against the tests of
+its module, until one fails. A survivor is printed as the line that it changed.
+"""
+
+import argparse
+import ast
+import copy
+import importlib
+import inspect
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results" / "mutants.json"
+TESTS = {
+    "mmmlib/clustering.py": ("tests/test_clustering.py", "clustering"),
+    "mmmlib/evaluation/": ("tests/test_evaluation.py", "evaluation"),
+    "mmmlib/memory/": ("tests/test_memory.py", "memory"),
+    "mmmlib/matching/_propagation.py": ("tests/test_label_transfer.py", "matching"),
+    "mmmlib/matching/_transfer.py": ("tests/test_label_transfer.py", "matching"),
+    "mmmlib/matching/_transport.py": ("tests/test_transport.py", "matching"),
+    "mmmlib/matching/": ("tests/test_matching.py", "matching"),
+}
+COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+}  # fmt: skip
+OPERATED: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+}  # fmt: skip
+NAMED = {
+    "any": "all", "all": "any", "min": "max", "max": "min", "amin": "amax", "amax": "amin",
+    "argmin": "argmax", "argmax": "argmin", "minimum": "maximum", "maximum": "minimum",
+    "sum": "mean", "mean": "sum", "zeros": "ones", "ones": "zeros", "zeros_like": "ones_like",
+    "ones_like": "zeros_like", "clamp_min": "clamp_max", "floor": "ceil", "ceil": "floor",
+}  # fmt: skip
+
+
+class Mutant(NamedTuple):
+    """One change of one line of one function."""
+
+    path: str
+    line: int
+    function: str
+    change: str
+    source: str
+
+
+class _Places(ast.NodeVisitor):
+    """All changes of a module, as functions of its tree; only inside functions."""
+
+    def __init__(self) -> None:
+        self.inside: list[str] = []
+        self.depth = 0  # functions around
+        self.found: list[tuple[str, int, str, Any]] = []
+        self.number = -1  # of the node in walking order
+
+    def _note(self, node: ast.AST, change: str, edit: Any) -> None:
+        if self.depth:
+            qualified = ".".join(self.inside)
+            self.found.append((qualified, getattr(node, "lineno", 0), change, (node, edit)))
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        self.inside.append(node.name)
+        for part in node.body:
+            self.visit(part)
+        self.inside.pop()
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        if not self.depth:
+            self.inside.append(node.name)
+        self.depth += 1
+        for part in node.body:
+            self.visit(part)
+        self.depth -= 1
+        if not self.depth:
+            self.inside.pop()
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        if node.value is not None:
+            self.visit(node.value)
+
+    def visit_Expr(self, node: ast.Expr) -> None:
+        if isinstance(node.value, ast.Constant):
+            return  # a docstring
+        name = ast.unparse(node.value).partition("(")[0]
+        if isinstance(node.value, ast.Call) and name.rpartition(".")[2] == "warning":
+            return
+        if isinstance(node.value, ast.Call):
+            self._note(node, f"drop {name}(...)", lambda at: _become(at, ast.Constant(None)))
+        self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> None:
+        self._note(node, "drop raise", _passed)
+
+    def visit_Compare(self, node: ast.Compare) -> None:
+        for i, operator in enumerate(node.ops):
+            other = COMPARED[type(operator)]
+            self._note(node, f"{type(operator).__name__} -> {other.__name__}",
+                       lambda at, i=i, other=other: at.ops.__setitem__(i, other()))  # fmt: skip
+        self.generic_visit(node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> None:
+        other = OPERATED.get(type(node.op))
+        if other is not None:
+            self._note(node, f"{type(node.op).__name__} -> {other.__name__}",
+                       lambda at: setattr(at, "op", other()))  # fmt: skip
+        self.generic_visit(node)
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
+        other = OPERATED.get(type(node.op))
+        if other is not None:
+            self._note(node, f"{type(node.op).__name__}= -> {other.__name__}=",
+                       lambda at: setattr(at, "op", other()))  # fmt: skip
+        self.generic_visit(node)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> None:
+        other = ast.Or if isinstance(node.op, ast.And) else ast.And
+        self._note(node, f"{type(node.op).__name__} -> {other.__name__}",
+                   lambda at: setattr(at, "op", other()))  # fmt: skip
+        self.generic_visit(node)
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
+        self._note(node, f"drop {type(node.op).__name__}",
+                   lambda at: setattr(at, "op", ast.UAdd()))  # fmt: skip
+        self.generic_visit(node)
+
+    def visit_IfExp(self, node: ast.IfExp) -> None:
+        self._note(node, "swap the branches",
+                   lambda at: _swap(at, "body", "orelse"))  # fmt: skip
+        self.generic_visit(node)
+
+    def visit_Constant(self, node: ast.Constant) -> None:
+        if isinstance(node.value, bool):
+            value: Any = not node.value
+        elif isinstance(node.value, (int, float)):
+            value = node.value + 1
+        else:
+            return
+        self._note(node, f"{node.value} -> {value}", lambda at: setattr(at, "value", value))
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        if node.attr in NAMED:
+            other = NAMED[node.attr]
+            self._note(node, f"{node.attr} -> {other}", lambda at: setattr(at, "attr", other))
+        self.generic_visit(node)
+
+    def visit_Name(self, node: ast.Name) -> None:
+        if node.id in NAMED and isinstance(node.ctx, ast.Load):
+            other = NAMED[node.id]
+            self._note(node, f"{node.id} -> {other}", lambda at: setattr(at, "id", other))
+
+
+def _become(at: Any, value: ast.expr) -> None:
+    at.value = value
+
+
+def _passed(at: Any) -> None:
+    at.__class__ = ast.Pass
+    at.__dict__.pop("exc", None)
+    at.__dict__.pop("cause", None)
+
+
+def _swap(at: Any, first: str, second: str) -> None:
+    one, other = getattr(at, first), getattr(at, second)
+    setattr(at, first, other)
+    setattr(at, second, one)
+
+
+def mutants(path: Path) -> list[Mutant]:
+    """Every mutant of a file, in order."""
+    text = path.read_text()
+    places = _Places()
+    tree = ast.parse(text)
+    places.visit(tree)
+    nodes = list(ast.walk(tree))
+    index = {id(node): number for number, node in enumerate(nodes)}
+    found = []
+    for function, line, change, (node, edit) in places.found:
+        changed = copy.deepcopy(tree)
+        at = list(ast.walk(changed))[index[id(node)]]
+        edit(at)
+        source = ast.unparse(ast.fix_missing_locations(changed))
+        name = path.relative_to(ROOT).as_posix()
+        found.append(Mutant(name, line, function, change, source))
+    return found
+
+
+def files() -> list[Path]:
+    """The modules that are mutated."""
+    parts = [ROOT / name for name in TESTS]
+    found = {path for part in parts for path in ([part] if part.is_file() else part.glob("*.py"))}
+    return sorted(found)
+
+
+def tests_of(path: str) -> tuple[str, str]:
+    """The tests of a module: a file of its own, and its cases in the contract."""
+    return next(tests for name, tests in TESTS.items() if path.startswith(name))
+
+
+def plant(mutant: Mutant) -> None:
+    """Give the function that is loaded the code of the mutant."""
+    name = mutant.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    holder: Any = importlib.import_module(name)
+    for word in mutant.function.split("."):
+        holder = inspect.getattr_static(holder, word)
+        holder = getattr(holder, "__func__", holder)
+        if isinstance(holder, property):
+            holder = holder.fget
+    function = inspect.unwrap(holder)
+    if not isinstance(function, FunctionType):
+        raise TypeError(f"{mutant.function} must be a function, got {function!r}")
+    code = _code(compile(mutant.source, mutant.path, "exec"), mutant.function.split("."))
+    function.__code__ = code
+
+
+def _code(code: CodeType, words: list[str]) -> CodeType:
+    for word in words:
+        code = [
+            part for part in code.co_consts if isinstance(part, CodeType) and part.co_name == word
+        ][-1]
+    return code
+
+
+class Clock:
+    """Notes how long every test takes."""
+
+    def __init__(self) -> None:
+        self.times: dict[str, float] = {}
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Add up set-up, call and the rest."""
+        self.times[report.nodeid] = self.times.get(report.nodeid, 0.0) + report.duration
+
+
+class Quick:
+    """Keeps the quickest tests, as many as fit into some seconds, and runs them in that order."""
+
+    def __init__(self, times: dict[str, float], seconds: float) -> None:
+        self.times, self.seconds = times, seconds
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        """Sort and cut."""
+        items.sort(key=lambda item: self.times.get(item.nodeid, 1e9))
+        total, kept = 0.0, 0
+        for item in items:
+            total += self.times.get(item.nodeid, 1e9)
+            if total > self.seconds:
+                break
+            kept += 1
+        del items[kept:]
+
+
+CALL = ["-q", "-x", "-p", "no:cacheprovider", "--no-header"]
+SPARED = "not slow and not compile and not processes and not threads"
+
+
+def quick(path: str, times: dict[str, float], seconds: float) -> bool:
+    """Whether the quickest tests of a module pass."""
+    import pytest
+
+    own, _ = tests_of(path)
+    return pytest.main([*CALL, own, "-k", SPARED], plugins=[Quick(times, seconds)]) == 0
+
+
+def thorough(path: str) -> bool:
+    """Whether all of them pass, its cases in the contract, and the properties."""
+    import pytest
+
+    own, word = tests_of(path)
+    calls = ([own, "-k", SPARED],
+             ["tests/test_contract.py", "-k", f"{word} and not public_name and not threads"],
+             ["tests/test_properties.py"])  # fmt: skip
+    return all(pytest.main([*CALL, *words]) == 0 for words in calls)
+
+
+def measured(path: str) -> dict[str, float]:
+    """How long each test of a module takes, without a mutant; all have to pass."""
+    import pytest
+
+    own, _ = tests_of(path)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "times.json")
+
+        def work() -> bool:
+            clock = Clock()
+            passes = pytest.main([*CALL, own, "-k", SPARED], plugins=[clock]) == 0
+            file.write_text(json.dumps(clock.times))
+            return passes
+
+        if not passes_in_fork(work, 1200):
+            raise RuntimeError(f"the tests of {path} must pass without a mutant")
+        times: dict[str, float] = json.loads(file.read_text())
+    return times
+
+
+def passes_in_fork(work: Callable[[], bool], limit: float) -> bool:
+    """Whether some work in a fork says yes in time."""
+    started, child = time.monotonic(), os.fork()
+    if child == 0:
+        code = 1
+        try:
+            silence = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silence, 1)
+            os.dup2(silence, 2)
+            code = 0 if work() else 1
+        finally:
+            os._exit(code)
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status) == 0
+        if time.monotonic() - started > limit:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return False
+        time.sleep(0.02)
+
+
+def with_mutant(mutant: Mutant, tests: Callable[[], bool]) -> Callable[[], bool]:
+    """The tests after the change."""
+
+    def work() -> bool:
+        plant(mutant)
+        return tests()
+
+    return work
+
+
+def warm_up() -> None:
+    """Load all that the tests load, in this process, without a second thread."""
+    import pytest
+    import torch
+
+    torch.set_num_threads(1)
+    sys.path.insert(0, str(ROOT / "tests"))
+    own = sorted({name for name, _ in TESTS.values()})
+    pytest.main(["-q", "--collect-only", *own, "tests/test_contract.py",
+                 "tests/test_properties.py", "-p", "no:cacheprovider"])  # fmt: skip
+    from contract_cases import CASES  # type: ignore[import-not-found]
+
+    for case in CASES.values():
+        case.run(case.tensors())
+    import sklearn.cluster
+    import sklearn.metrics  # noqa: F401
+
+
+def run(number: int, seed: int, seconds: float, say: Any = print) -> dict[str, Any]:
+    """Try a sample of the mutants: quick tests first, what survives them against all."""
+    everything = [mutant for path in files() for mutant in mutants(path)]
+    sample = random.Random(seed).sample(everything, min(number, len(everything)))
+    times: dict[str, dict[str, float]] = {}
+    counts: dict[str, list[int]] = {}
+    survivors, quickly = [], 0
+    for i, mutant in enumerate(sample):
+        path, (own, _) = mutant.path, tests_of(mutant.path)
+        if own not in times:
+            times[own] = measured(path)
+            say(f"{own}: {len(times[own])} tests pass", flush=True)
+        known = times[own]
+        work = with_mutant(mutant, lambda path=path, known=known: quick(path, known, seconds))
+        alive = passes_in_fork(work, 60 + 10 * seconds)
+        quickly += not alive
+        if alive:
+            work = with_mutant(mutant, lambda path=path: thorough(path))
+            alive = passes_in_fork(work, 600)
+        place = counts.setdefault(path, [0, 0])
+        place[0] += 1
+        place[1] += not alive
+        if alive:
+            survivors.append(mutant)
+            say(f"{i + 1}/{len(sample)} survives: {_told(mutant)}", flush=True)
+        elif i % 20 == 19:
+            say(f"{i + 1}/{len(sample)}", flush=True)
+    killed = sum(count for _, count in counts.values())
+    return {
+        "possible": len(everything), "tried": len(sample), "seed": seed, "killed": killed,
+        "by quick tests": quickly,
+        "modules": {path: {"tried": all_, "killed": dead}
+                    for path, (all_, dead) in sorted(counts.items())},
+        "survivors": [
+            {"path": one.path, "line": one.line, "function": one.function, "change": one.change}
+            for one in survivors
+        ],
+    }  # fmt: skip
+
+
+def _told(mutant: Mutant) -> str:
+    text = (ROOT / mutant.path).read_text().splitlines()[mutant.line - 1].strip()
+    return f"{mutant.path}:{mutant.line} {mutant.change}: {text}"
+
+
+def chosen(words: list[str]) -> Iterator[Mutant]:
+    """The mutants of survivors that were recorded, to try again."""
+    for word in words:
+        path, line, change = word.split(":", 2)
+        for mutant in mutants(ROOT / path):
+            if mutant.line == int(line) and mutant.change == change:
+                yield mutant
+
+
+def main(options: list[str] | None = None) -> None:
+    """Try a sample, or single mutants."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--number", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=4, help="of quick tests at first")
+    parser.add_argument("--json", type=Path, default=RESULTS)
+    parser.add_argument("--again", nargs="*", help="path:line:change of mutants to try again")
+    given = parser.parse_args(options)
+    os.chdir(ROOT)
+    warm_up()
+    if given.again:
+        for mutant in chosen(given.again):
+            work = with_mutant(mutant, lambda path=mutant.path: thorough(path))
+            word = "survives" if passes_in_fork(work, 600) else "killed"
+            print(f"{word}: {_told(mutant)}", flush=True)
+        return
+    found = run(given.number, given.seed, given.seconds)
+    given.json.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"{found['killed']} of {found['tried']} mutants killed")
+
+
+if __name__ == "__main__":
+    main()
