@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import clustering, evaluation, losses, matching, memory, timing, training, windows
+from benchmarks.association import report as association
 from mmmlib.reference.run import Settings
 
 DOCS = Path(__file__).parent.parent / "docs" / "generated"
@@ -172,6 +173,7 @@ def tables() -> dict[str, str]:
     """The text of every generated file."""
     recorded = json.loads(windows.RESULTS.read_text())["rows"]
     return {
+        "association.md": association.text(association.load_records(association.RESULTS)),
         "clustering.md": clustering_tables(timing.recorded(clustering.RESULTS)),
         "evaluation.md": evaluation.table(timing.recorded(evaluation.RESULTS)),
         "losses.md": losses.table(timing.recorded(losses.RESULTS)),
