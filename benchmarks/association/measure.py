@@ -16,7 +16,15 @@ JOINS = ("cheapest", "components")
 SCORES = ("ari_all", "ari_all_clustered", "precision", "recall", "f1")
 BINS = 10  # of the reliability diagram
 # Clusterings on which only these matchers run.
-FEW = ("nearest", "progressive (PGM)", "bilateral (MBCCM)", "memories 1", "memories 4", "true")
+FEW = (
+    "match_clusters",
+    "nearest",
+    "progressive (PGM)",
+    "bilateral (MBCCM)",
+    "memories 1",
+    "memories 4",
+    "true",
+)
 
 
 def measure(

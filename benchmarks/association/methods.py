@@ -143,6 +143,10 @@ def _by_memories(n: int, clusters: Clusters, **options: str) -> ClusterMatch:
     return matching.multi_memory_match(*clusters.memories(n), **options)  # type: ignore[arg-type]
 
 
+def _ours(clusters: Clusters) -> ClusterMatch:
+    return matching.match_clusters(*clusters.memories(4))
+
+
 def _one_to_one(visible: Tensor, infrared: Tensor) -> ClusterMatch:
     return matching.match_costs(1 - _cosine(visible, infrared), assignment="one_to_one")
 
@@ -214,6 +218,7 @@ def _random(clusters: Clusters) -> ClusterMatch:
 
 
 MATCHERS: dict[str, Callable[[Clusters], ClusterMatch]] = {
+    "match_clusters": _ours,
     "nearest": partial(_by_prototypes, matching.nearest_match),
     "mutual": partial(_by_prototypes, matching.mutual_match),
     "one to one": partial(_by_prototypes, _one_to_one),

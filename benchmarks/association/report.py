@@ -15,7 +15,7 @@ from benchmarks.association.methods import BOUNDS, MATCHERS
 from benchmarks.association.pixels import SETS
 
 RESULTS = Path(__file__).parent.parent / "results" / "association.jsonl"
-OURS = "consensus"
+OURS = "match_clusters"
 PIXELS = tuple(f"{name}, {kind}" for kind in ("gradients", "trained") for name in SETS)
 LEVEL = 0.95
 
