@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import (
     clustering,
     distributed,
     evaluation,
@@ -20,6 +19,10 @@ from benchmarks import (
     training,
     windows,
 )
+from benchmarks import (
+from benchmarks import clustering, evaluation, losses, matching, memory, timing, training, windows
+from benchmarks.association import report as association
+from mmmlib.reference.run import Settings
 
 DOCS = Path(__file__).parent.parent / "docs" / "generated"
 ROWS = {
@@ -185,6 +188,7 @@ def tables() -> dict[str, str]:
     """The text of every generated file."""
     recorded = json.loads(windows.RESULTS.read_text())["rows"]
     return {
+        "association.md": association.text(association.load_records(association.RESULTS)),
         "clustering.md": clustering_tables(timing.recorded(clustering.RESULTS)),
         "distributed.md": distributed.table(timing.recorded(distributed.RESULTS)),
         "evaluation.md": evaluation.table(timing.recorded(evaluation.RESULTS)),

@@ -135,3 +135,50 @@ def relabel(labels, partner, drop_last=False):
     return [
         label if label < 0 or (drop_last and label == last) else partner[label] for label in labels
     ]
+
+
+def cluster_evidence(visible, infrared, heat=0.05, ridge=0.1, neighbors=5):
+    """The log shares and margins of ``match_clusters``, cluster by cluster; sides as arrays."""
+    sides = [
+        [(values[i][real[i]], weights[i][real[i]]) for i in range(len(values))]
+        for values, weights in (visible, infrared)
+        for real in [weights > 0]
+    ]
+    sides = [[(rows, share / share.sum()) for rows, share in side] for side in sides]
+    dim = sides[0][0][0].shape[1]
+    scatter = np.zeros((dim, dim))
+    for rows, share in sides[0] + sides[1]:
+        mean = share @ rows
+        for row, part in zip(rows, share, strict=True):
+            scatter += part * np.outer(row - mean, row - mean)
+    root = np.eye(dim)
+    if np.trace(scatter) > 0:
+        values, vectors = np.linalg.eigh(scatter + ridge * np.trace(scatter) / dim * np.eye(dim))
+        root = vectors / np.sqrt(values) @ vectors.T
+    white = []
+    for side in sides:
+        offset = np.mean([share @ rows for rows, share in side], axis=0)
+        if min(len(sides[0]), len(sides[1])) == 1:
+            offset = 0
+        moved = [(rows - offset) @ root for rows, _ in side]
+        norms = [np.linalg.norm(rows, axis=1, keepdims=True) for rows in moved]
+        white.append([r / np.where(n > 0, n, 1) for r, n in zip(moved, norms, strict=True)])
+    cost = np.zeros((len(white[0]), len(white[1])))
+    for i, left in enumerate(white[0]):
+        for j, right in enumerate(white[1]):
+            apart = np.linalg.norm(left[:, None] - right, axis=2)
+            mean = (apart.min(axis=1).mean() + apart.min(axis=0).mean()) / 2
+            cost[i, j] = mean**2 / 2
+    plan = np.exp(-cost / heat)
+    for _ in range(5000):
+        plan /= plan.sum(axis=1, keepdims=True) * len(plan)
+        plan /= plan.sum(axis=0) * plan.shape[1]
+    share = np.log(plan / plan.sum(axis=1, keepdims=True)) + np.log(plan / plan.sum(axis=0))
+    margin = -2 * cost
+    for table, axis in ((cost, 0), (cost, 1)):
+        margin += (
+            np.sort(table, axis=axis)
+            .take(range(min(neighbors, table.shape[axis])), axis)
+            .mean(axis=axis, keepdims=True)
+        )
+    return share, margin

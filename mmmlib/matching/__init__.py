@@ -1,5 +1,6 @@
 """Matching of visible clusters to infrared clusters."""
 
+from mmmlib.matching._clusters import match_clusters
 from mmmlib.matching._costs import memory_cost
 from mmmlib.matching._matchers import (
     bilateral_match,
@@ -24,6 +25,7 @@ __all__ = [
     "PropagatedLabels",
     "bilateral_match",
     "join_matches",
+    "match_clusters",
     "match_costs",
     "match_from_labels",
     "memory_cost",

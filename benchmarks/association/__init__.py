@@ -1,0 +1,1 @@
+"""How well clusters of two modalities find one another, by every clusterer and matcher."""

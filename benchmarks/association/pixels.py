@@ -1,0 +1,70 @@
+"""Real and rendered pixels as scenes: features that need no training, and trained ones."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.association.generator import Scene, Side
+from benchmarks.association.methods import Sizes
+from mmmlib.reference._phases import read_arrays
+from mmmlib.reference.data import Images, load, windows
+from mmmlib.reference.models import gradient_features
+
+SETS = ("people", "hubble", "landsat")
+SHARE = 0.8  # of the identities of trained features that a seed draws
+SIZES = Sizes(k1=8, k2=3, joint_k1=16, joint_k2=4, joint_eps=0.5)  # those of the training
+
+
+def gradients(name: str, seed: int, data_dir: str | None = None) -> Scene:
+    """Centred gradient features of images that the seed draws."""
+    if name == "people":
+        data = load("people", seed=seed, height=72, width=36)
+        sides = [data.visible, data.infrared]
+    else:
+        sides = list(windows(name, data_dir if name == "landsat" else None, seed=seed))
+    found = [_described(images) for images in sides]
+    return Scene(*found)
+
+
+def _described(images: Images) -> Side:
+    if images.identities is None:
+        raise ValueError("images must have identities, got none")
+    rows = gradient_features(images.pixels)
+    unknown = torch.full_like(images.identities, -1)
+    return Side(rows - rows.mean(dim=0), images.identities, images.cameras, unknown)
+
+
+def trained(path: Path, seed: int) -> Scene:
+    """Features that ``mmmlib extract`` wrote, of four fifths of the identities."""
+    content = read_arrays(path)
+    everybody = torch.unique(content.need("visible_identities"))
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(everybody), generator=generator)
+    chosen = everybody[order[: round(SHARE * len(everybody))]]
+    sides = []
+    for side in ("visible", "infrared"):
+        who = content.need(f"{side}_identities")
+        kept = torch.isin(who, chosen)
+        parts: list[Tensor] = [content.need(side), who, content.need(f"{side}_cameras")]
+        rows, who, camera = (part[kept] for part in parts)
+        sides.append(Side(rows, who, camera, torch.full_like(who, -1)))
+    return Scene(*sides)
+
+
+def names(options: argparse.Namespace) -> list[str]:
+    """The cases of pixels for which there is what they need."""
+    found = [f"{name}, gradients" for name in SETS if name != "landsat" or options.landsat]
+    if options.features:
+        there = [name for name in SETS if (options.features / f"{name}.npz").is_file()]
+        found += [f"{name}, trained" for name in there]
+    return found
+
+
+def scene_of(case: str, seed: int, options: argparse.Namespace) -> Scene:
+    """One case of ``names``."""
+    name, _, kind = case.partition(", ")
+    if kind == "trained":
+        return trained(options.features / f"{name}.npz", seed)
+    return gradients(name, seed, options.landsat)
