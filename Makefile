@@ -25,7 +25,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.train: EXTRAS := train
-$(VENV)/.test: EXTRAS := train,test
+$(VENV)/.test: EXTRAS := train,test,docs
 $(VENV)/.lint: EXTRAS := train,test,lint
 $(VENV)/.docs: EXTRAS := train,docs
 $(VENV)/.train $(VENV)/.test $(VENV)/.lint $(VENV)/.docs: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -1,4 +1,7 @@
-"""Write the tables of the docs from the recorded results: ``python -m benchmarks.tables``."""
+"""Write the tables of the docs from the recorded results: ``python -m benchmarks.tables``.
+
+Those in README.md and README.zh-CN.md too.
+"""
 
 import json
 import statistics
@@ -7,7 +10,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import clustering, evaluation, losses, matching, memory, timing, training, windows
+from benchmarks import (
+    clustering,
+    evaluation,
+    losses,
+    matching,
+    memory,
+    overview,
+    timing,
+    training,
+    windows,
+)
 from mmmlib.reference.run import Settings
 
 DOCS = Path(__file__).parent.parent / "docs" / "generated"
@@ -174,9 +187,11 @@ def tables() -> dict[str, str]:
     return {
         "clustering.md": clustering_tables(timing.recorded(clustering.RESULTS)),
         "evaluation.md": evaluation.table(timing.recorded(evaluation.RESULTS)),
+        "large.md": overview.large(),
         "losses.md": losses.table(timing.recorded(losses.RESULTS)),
         "matching.md": matching.tables(timing.recorded(matching.RESULTS)),
         "memory.md": memory.table(timing.recorded(memory.RESULTS)),
+        "overview.md": overview.overview("en"),
         "training.md": training_table(training.finished(training.RESULTS)),
         "windows.md": windows_table(recorded),
     }
@@ -187,6 +202,8 @@ def main() -> None:
     DOCS.mkdir(exist_ok=True)
     for name, text in tables().items():
         (DOCS / name).write_text(text)
+    for language, page in overview.PAGES.items():
+        page.write_text(overview.written(page.read_text(), language))
 
 
 if __name__ == "__main__":
