@@ -117,8 +117,8 @@ def _amount(value: float | None, kind: str) -> str:
     if value is None:
         return ""
     if kind == "bytes":
-        return f"{value / 2**20:,.0f} MiB"
-    return f"{value:.3g} s" if value >= 0.1 else f"{1e3 * value:.3g} ms"
+        return f"{value / 2**20:,.0f}\u00a0MiB"
+    return f"{value:.3g}\u00a0s" if value >= 0.1 else f"{1e3 * value:.3g}\u00a0ms"
 
 
 def _text(form: dict[str, str], *values: Any, also: dict[str, str] | None = None) -> dict[str, str]:

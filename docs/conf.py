@@ -8,6 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
+
 import mmmlib
 from mmmlib._types import Neighbors
 from mmmlib.reference._presets import TABLE
@@ -23,11 +25,14 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "sphinx-mathjax-offline",  # formulas without a network
 ]
 exclude_patterns = ["_build", "generated"]  # generated pages are included by others
 html_theme = "furo"
 html_title = f"mmmlib {release}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
@@ -200,5 +205,23 @@ def skip_fields(
     return skip or isinstance(value, type(Neighbors.indices))
 
 
+def link_names(app: Any, doctree: Any, page: str) -> None:
+    """Lead every name in code font, in full or from the module on, to its place in the reference."""
+    objects = app.env.get_domain("py").objects
+    for literal in list(doctree.findall(nodes.literal)):
+        text = literal.astext().partition("(")[0]
+        if isinstance(literal.parent, nodes.reference) or "." not in text:
+            continue
+        name = text.removeprefix("mmmlib.")
+        found = [objects.get(f"{home}.{name}") for home in ("mmmlib", "mmmlib.reference")]
+        for entry in filter(None, found):
+            where = app.builder.get_relative_uri(page, entry.docname)
+            link = nodes.reference("", "", internal=True, refuri=f"{where}#{entry.node_id}")
+            literal.replace_self(link)
+            link += literal
+            break
+
+
 def setup(app: Any) -> None:
     app.connect("autodoc-skip-member", skip_fields)
+    app.connect("doctree-resolved", link_names)
