@@ -206,7 +206,7 @@ def skip_fields(
 
 
 def link_names(app: Any, doctree: Any, page: str) -> None:
-    """Lead every name in code font, in full or from the module on, to its place in the reference."""
+    """Lead a name in code font, in full or from the module on, to its place in the reference."""
     objects = app.env.get_domain("py").objects
     for literal in list(doctree.findall(nodes.literal)):
         text = literal.astext().partition("(")[0]

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import mmmlib
+from mmmlib import plots
 from mmmlib.reference.data import DATA_SETS, load
 from mmmlib.reference.recipes import RECIPES
 from mmmlib.reference.run import Run, Settings
@@ -135,6 +136,26 @@ def test_every_class_says_how_it_is_made_and_used(kind):
         value for name, value in vars(kind).items() if name[0] != "_" and inspect.isroutine(value)
     ]
     assert all(method.__doc__ for method in methods if method.__name__ != "extra_repr")
+
+
+def methods() -> list[Any]:
+    """Public methods of what the primitives define, and of the results."""
+    kinds = {value for _, value in named() if inspect.isclass(value) and not of_reference(value)}
+    return [
+        pytest.param(method, id=f"{kind.__name__}.{name}")
+        for kind in sorted(kinds, key=lambda kind: kind.__name__)
+        for name, method in vars(kind).items()
+        if name[0] != "_" and inspect.isfunction(method) and name != "extra_repr"
+    ]
+
+
+@pytest.mark.parametrize("method", methods())
+def test_every_method_says_what_goes_in_and_what_comes_out(method):
+    said, signature = sections(method), inspect.signature(method)
+    arguments = re.findall(r"^    (\w+): ", said.get("Args", ""), re.MULTILINE)
+    assert arguments == [name for name in signature.parameters if name != "self"]
+    assert "Returns" in said or not arguments or signature.return_annotation is None
+    assert said[""].partition("\n")[0].endswith(".")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -345,3 +366,8 @@ def test_every_public_name_has_its_place_in_the_reference(site):
     missing = {name for name, _ in named()} - ids - constants - aliases
     assert not missing
     assert not {name for name in constants if name.rpartition(".")[2] not in pages}
+
+
+def test_every_picture_of_the_library_is_among_the_figures():
+    script = (DOCS / "figures.py").read_text()
+    assert not [name for name in plots.__all__ if f"plots.{name}(" not in script]
