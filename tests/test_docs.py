@@ -371,3 +371,9 @@ def test_every_public_name_has_its_place_in_the_reference(site):
 def test_every_picture_of_the_library_is_among_the_figures():
     script = (DOCS / "figures.py").read_text()
     assert not [name for name in plots.__all__ if f"plots.{name}(" not in script]
+
+
+def test_the_new_method_has_no_more_lines_than_its_title_says():
+    text = (DOCS / "tutorials" / "new_method.md").read_text()
+    block = text.partition("```python\n")[2].partition("```")[0]
+    assert len(block.strip().splitlines()) <= 40
