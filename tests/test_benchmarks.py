@@ -196,3 +196,12 @@ def test_the_evaluation_benchmark_quotes_the_recorded_seconds() -> None:
     assert {row["seconds"] for row in known} == {
         case.recorded for case in evaluation.CASES.values()
     }
+
+
+def test_the_search_takes_more_than_nine_tenths_as_the_readmes_say() -> None:
+    records = [row for row in timing.recorded(clustering.RESULTS) if row["n"] >= 8000]
+    plain = [row for row in records if not row["balanced"]]
+    assert len(plain) >= 4
+    for record in plain:
+        parts = [record[name]["seconds"] for name in ("neighbours", "graph", "dbscan")]
+        assert parts[0] > 0.9 * sum(parts)
