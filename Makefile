@@ -33,7 +33,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.train: EXTRAS := train
-$(VENV)/.test: EXTRAS := train,test
+$(VENV)/.test: EXTRAS := train,test,docs
 $(VENV)/.lint: EXTRAS := train,test,lint
 $(VENV)/.docs: EXTRAS := train,docs
 $(VENV)/.reliability: EXTRAS := train,test,reliability

@@ -1,4 +1,7 @@
-"""Write the tables of the docs from the recorded results: ``python -m benchmarks.tables``."""
+"""Write the tables of the docs from the recorded results: ``python -m benchmarks.tables``.
+
+Those in README.md and README.zh-CN.md too.
+"""
 
 import json
 import statistics
@@ -6,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import (
     clustering,
     distributed,
     evaluation,
@@ -13,16 +17,14 @@ from typing import Any
     losses,
     matching,
     memory,
+    overview,
     papers,
     reliability,
     timing,
     training,
     windows,
 )
-from benchmarks import (
-from benchmarks import clustering, evaluation, losses, matching, memory, timing, training, windows
 from benchmarks.association import report as association
-from mmmlib.reference.run import Settings
 
 DOCS = Path(__file__).parent.parent / "docs" / "generated"
 ROWS = {
@@ -193,9 +195,11 @@ def tables() -> dict[str, str]:
         "distributed.md": distributed.table(timing.recorded(distributed.RESULTS)),
         "evaluation.md": evaluation.table(timing.recorded(evaluation.RESULTS)),
         "kills.md": kills.table(json.loads(kills.RESULTS.read_text())),
+        "large.md": overview.large(),
         "losses.md": losses.table(timing.recorded(losses.RESULTS)),
         "matching.md": matching.tables(timing.recorded(matching.RESULTS)),
         "memory.md": memory.table(timing.recorded(memory.RESULTS)),
+        "overview.md": overview.overview("en"),
         "papers.md": papers.tables(training.finished(papers.RESULTS)),
         "reliability.md": reliability.table(),
         "tree.md": training.tree_table(training.finished(training.TREE_RESULTS)),
@@ -209,6 +213,8 @@ def main() -> None:
     DOCS.mkdir(exist_ok=True)
     for name, text in tables().items():
         (DOCS / name).write_text(text)
+    for language, page in overview.PAGES.items():
+        page.write_text(overview.written(page.read_text(), language))
 
 
 if __name__ == "__main__":

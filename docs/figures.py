@@ -2,8 +2,8 @@
 
 Nothing is downloaded and nothing trained: windows of the Hubble deep field, which comes with
 scikit-image, in blue light (here "visible") and in red and near-infrared light (here "infrared"),
-described by the directions of their edges. Curves of trainings are those on record in
-benchmarks/results.
+described by the directions of their edges. Curves of trainings and of costs are those on record in
+benchmarks/results and benchmarks/published.json.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import torch
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 from PIL import Image
 from torch import Tensor
 
@@ -33,7 +34,8 @@ from mmmlib.reference.data import windows
 from mmmlib.reference.models import gradient_features
 
 IMAGES = Path(__file__).parent / "images"
-RECORDS = Path(__file__).parent.parent / "benchmarks" / "results" / "training.jsonl"
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+RECORDS = BENCHMARKS / "results" / "training.jsonl"
 LARGEST = 250_000  # bytes of a file
 JITTER = 4  # pixels by which a crop strays from its window
 SHOWN = 4  # images of a cluster in the picture of the match
@@ -179,6 +181,35 @@ def curves() -> Axes:
     return plots.training_curves(run["curve"], columns, percent=True)
 
 
+def costs() -> Axes:
+    """Seconds and memory of one clustering by its rows: ours, and what was recorded elsewhere."""
+    ours = json.loads((BENCHMARKS / "results" / "clustering.json").read_text())["records"]
+    ours = [row for row in ours if row["dim"] == 2048 and row["device"] == "cpu"]
+    ours = {row["n"]: row for row in ours if not (row["balanced"] or row["calm"])}
+    known = json.loads((BENCHMARKS / "published.json").read_text())
+    theirs = [*(row for row in known["rows"] if not row["balanced"]), *known["large"]]
+    peaks = [row for row in theirs if "peak" in row]
+    lines = (
+        ("seconds", [row["whole"]["seconds"] for row in ours.values()], theirs,
+         [row["seconds"] + row.get("dbscan", 0) for row in theirs]),
+        ("peak besides the features (MiB)", [row["whole"]["rise"] / 2**20 for row in ours.values()],
+         peaks, [row["peak"] - row["before"] for row in peaks]),
+    )  # fmt: skip
+    axes = pyplot.subplots(1, 2, figsize=(8, 3.4), layout="constrained")[1]
+    for ax, (name, own, rows, other) in zip(axes, lines, strict=True):
+        ax.plot(list(ours), own, marker="o", label="ours", **LINE[True])
+        ax.plot([row["n"] for row in rows], other, marker="s",
+                label="released code, another machine", **LINE[False])  # fmt: skip
+        ax.set(xscale="log", yscale="log", xlabel="rows of width 2048", ylabel=name)
+        ax.set_xticks([1000, 4000, 10_000, 34_000], ["1,000", "4,000", "10,000", "34,000"])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.spines[["top", "right"]].set_visible(False)
+    handles = axes[0].get_legend_handles_labels()[0]
+    axes[0].figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
+    first: Axes = axes[0]
+    return first
+
+
 FIGURES: dict[str, Callable[[], Axes]] = {
     "matching": matching,
     "match_heat_map": heat_map,
@@ -189,6 +220,7 @@ FIGURES: dict[str, Callable[[], Axes]] = {
     "identity_strip": identity,
     "retrieval_strip": retrieval,
     "training_curves": curves,
+    "clustering_costs": costs,
 }
 
 

@@ -71,6 +71,9 @@ class JaccardGraph(NamedTuple):
         Args:
             max_bytes: Refuse to make a matrix larger than this.
 
+        Returns:
+            The matrix, on the device of the graph.
+
         Raises:
             ValueError: If the matrix would need more than ``max_bytes``.
         """
@@ -141,11 +144,39 @@ class ClusterMatch(NamedTuple):
     confidence: Float[Tensor, "n_visible n_infrared"]
 
     def to_infrared_labels(self, labels: Int[Tensor, "n"]) -> Int[Tensor, "n"]:
-        """Visible labels in the infrared label space; noise and unmatched clusters give -1."""
+        """Visible labels in the infrared label space; noise and unmatched clusters give -1.
+
+        Args:
+            labels: Visible cluster of each row, -1 for noise.
+
+        Returns:
+            The infrared cluster of each row, -1 where there is none.
+
+        Raises:
+            TypeError: If ``labels`` is not a tensor.
+            ValueError: If ``labels`` are no int64 vector, or name a cluster that the match has not.
+
+        Example:
+            >>> from mmmlib.matching import match_costs
+            >>> match = match_costs(torch.tensor([[0.9, 0.1], [0.2, 0.8]]))
+            >>> match.to_infrared_labels(torch.tensor([0, 0, 1, -1]))
+            tensor([ 1,  1,  0, -1])
+        """
         return map_labels(labels, self.to_infrared)
 
     def to_visible_labels(self, labels: Int[Tensor, "n"]) -> Int[Tensor, "n"]:
-        """Infrared labels in the visible label space; noise and unmatched clusters give -1."""
+        """Infrared labels in the visible label space; noise and unmatched clusters give -1.
+
+        Args:
+            labels: Infrared cluster of each row, -1 for noise.
+
+        Returns:
+            The visible cluster of each row, -1 where there is none.
+
+        Raises:
+            TypeError: If ``labels`` is not a tensor.
+            ValueError: If ``labels`` are no int64 vector, or name a cluster that the match has not.
+        """
         return map_labels(labels, self.to_visible)
 
     def shared_labels(
@@ -167,6 +198,16 @@ class ClusterMatch(NamedTuple):
         Returns:
             Visible labels, infrared labels and the number of labels. A cluster without a partner
             keeps a label of its own.
+
+        Raises:
+            TypeError: If labels are not a tensor.
+            ValueError: If labels name a cluster that the match has not, or ``join`` is unknown.
+
+        Example:
+            >>> from mmmlib.matching import match_costs
+            >>> match = match_costs(torch.tensor([[0.9, 0.1], [0.2, 0.8]]))
+            >>> match.shared_labels(torch.tensor([0, 1, -1]), torch.tensor([0, 1]))
+            (tensor([ 1,  0, -1]), tensor([0, 1]), 2)
         """
         n_visible, n_infrared = self.matched.shape
         device = self.matched.device
@@ -196,6 +237,24 @@ class ClusterMatch(NamedTuple):
 
         The mass of a cluster goes to its partners in proportion to their confidence; the mass of
         unmatched clusters is lost, so a row may sum to less than 1.
+
+        Args:
+            soft_labels: How far each row belongs to each cluster of its own modality.
+            to: The modality whose clusters are asked for.
+
+        Returns:
+            How far each row belongs to each cluster of the other modality.
+
+        Raises:
+            TypeError: If ``soft_labels`` is not a tensor.
+            ValueError: If it has another number of columns than the modality has clusters, or
+                ``to`` is unknown.
+
+        Example:
+            >>> from mmmlib.matching import match_costs
+            >>> match = match_costs(torch.tensor([[0.9, 0.1], [0.2, 0.8]]))
+            >>> match.transfer(torch.tensor([[0.75, 0.25]]), to="infrared")
+            tensor([[0.2500, 0.7500]])
         """
         if to not in ("infrared", "visible"):
             raise ValueError(f"to must be 'infrared' or 'visible', got {to!r}")

@@ -15,6 +15,7 @@ from benchmarks import (
     kills,
     matching,
     memory,
+    overview,
     papers,
     published,
     tables,
@@ -321,3 +322,41 @@ def test_the_script_for_a_gpu_names_every_benchmark_and_their_options() -> None:
 def test_the_generated_pages_are_up_to_date() -> None:
     for name, text in tables.tables().items():
         assert (tables.DOCS / name).read_text() == text, "run python -m benchmarks.tables"
+    for language, page in overview.PAGES.items():
+        text = page.read_text()
+        assert overview.written(text, language) == text, "run python -m benchmarks.tables"
+
+
+def test_the_readme_divides_only_what_one_machine_measured() -> None:
+    english, chinese = (
+        [line.split(" | ") for line in overview.overview(language).splitlines()[2:] if "|" in line]
+        for language in ("en", "zh")
+    )
+    assert [line[1:] for line in english] == [line[1:] for line in chinese]
+    for row, line in zip(overview._rows(), english, strict=True):
+        assert (line[3].strip() != "") == (row.form is not None)
+    searched = [line[0] for line in english if "search for neighbours included" in line[0]]
+    already = [line[0] for line in english if "neighbours already found" in line[0]]
+    assert len(already) >= 3
+    assert len(searched) >= 3
+
+
+def test_a_page_without_the_marks_of_its_table_is_refused() -> None:
+    with pytest.raises(ValueError, match="page must hold"):
+        overview.written("# mmmlib\n", "en")
+
+
+def test_the_evaluation_benchmark_quotes_the_recorded_seconds() -> None:
+    known = json.loads(published.RECORDED.read_text())["evaluation"]
+    assert {row["seconds"] for row in known} == {
+        case.recorded for case in evaluation.CASES.values()
+    }
+
+
+def test_the_search_takes_more_than_nine_tenths_as_the_readmes_say() -> None:
+    records = [row for row in timing.recorded(clustering.RESULTS) if row["n"] >= 8000]
+    plain = [row for row in records if not row["balanced"]]
+    assert len(plain) >= 4
+    for record in plain:
+        parts = [record[name]["seconds"] for name in ("neighbours", "graph", "dbscan")]
+        assert parts[0] > 0.9 * sum(parts)

@@ -3,18 +3,23 @@
 import ast
 import csv
 import importlib
+import importlib.util
 import inspect
 import os
 import pkgutil
 import re
+import subprocess
+import sys
 import textwrap
 from fnmatch import fnmatch
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import mmmlib
+from mmmlib import plots
 from mmmlib.reference.data import DATA_SETS, load
 from mmmlib.reference.recipes import RECIPES
 from mmmlib.reference.run import Run, Settings
@@ -22,7 +27,10 @@ from mmmlib.reference.train import train
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "README.zh-CN.md", "CHANGELOG.md")),
+    *(path for path in sorted(DOCS.rglob("*.md")) if "_build" not in path.parts),
+]
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)|^```\{include\} (\S+)$", re.MULTILINE)
 # A dotted name in code font, in full or from a primitive on.
 NAME = re.compile(
@@ -87,8 +95,9 @@ def checks(function: Any) -> bool:
     )
 
 
-def test_every_public_module_stands_on_the_api_page():
-    listed = re.findall(r"automodule:: (\S+)\n   :members:\n", (DOCS / "api.md").read_text())
+def test_every_public_module_has_a_page_of_the_api():
+    pages = "".join(page.read_text() for page in sorted((DOCS / "api").glob("*.md")))
+    listed = re.findall(r"automodule:: (\S+)\n   :members:\n", pages)
     assert sorted(listed) == sorted(public_modules())
     assert len(set(listed)) == len(listed)
 
@@ -129,6 +138,26 @@ def test_every_class_says_how_it_is_made_and_used(kind):
     assert all(method.__doc__ for method in methods if method.__name__ != "extra_repr")
 
 
+def methods() -> list[Any]:
+    """Public methods of what the primitives define, and of the results."""
+    kinds = {value for _, value in named() if inspect.isclass(value) and not of_reference(value)}
+    return [
+        pytest.param(method, id=f"{kind.__name__}.{name}")
+        for kind in sorted(kinds, key=lambda kind: kind.__name__)
+        for name, method in vars(kind).items()
+        if name[0] != "_" and inspect.isfunction(method) and name != "extra_repr"
+    ]
+
+
+@pytest.mark.parametrize("method", methods())
+def test_every_method_says_what_goes_in_and_what_comes_out(method):
+    said, signature = sections(method), inspect.signature(method)
+    arguments = re.findall(r"^    (\w+): ", said.get("Args", ""), re.MULTILINE)
+    assert arguments == [name for name in signature.parameters if name != "self"]
+    assert "Returns" in said or not arguments or signature.return_annotation is None
+    assert said[""].partition("\n")[0].endswith(".")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_links_lead_to_files_that_exist(page):
     targets = [link or include for link, include in LINK.findall(page.read_text())]
@@ -167,14 +196,26 @@ def follow(home: str, parts: list[str]) -> bool:
 
 
 def test_every_primitive_has_its_place_among_the_methods():
-    text = (DOCS / "methods.md").read_text()
+    pages = {page.stem: page.read_text() for page in (DOCS / "modules").glob("*.md")}
     missing = [
         name
         for name, value in named()
         if (inspect.isroutine(value) or is_stateful(value)) and not of_reference(value)
-        if f"`{name}`" not in text
+        if f"`{name}`" not in pages[name.split(".")[1]]
     ]
     assert not missing
+
+
+@pytest.mark.parametrize(
+    "page", sorted((DOCS / "modules").glob("*.md")), ids=lambda path: path.stem
+)
+def test_every_page_of_a_module_has_an_example_a_cost_the_shapes_and_the_differences(page):
+    text = page.read_text()
+    assert ">>> " in text.partition("## Example\n")[2].partition("\n## ")[0]
+    assert "*Cost.*" in text
+    assert f"{{{{ shapes_{page.stem} }}}}" in text
+    listed = (DOCS / "differences.md").read_text().partition("## In neither form")[0]
+    assert (f"{{{{ differences_{page.stem} }}}}" in text) == (f"| `{page.stem}." in listed)
 
 
 def test_every_function_with_two_forms_stands_among_the_differences():
@@ -229,3 +270,120 @@ def test_every_logged_column_is_explained(tmp_path):
 
 def is_part(column: str) -> bool:
     return column.startswith("loss_") and column.removeprefix("loss_") != "instance"
+
+
+# Links: to files, to headings, to figures; no network.
+FENCE = re.compile(r"^(```|~~~).*?^\1$", re.MULTILINE | re.DOTALL)
+ANCHOR = re.compile(r"\]\(([^)#\s]*)#([^)\s]+)\)")
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as GitHub and MyST name them."""
+    heads = re.findall(r"^#{1,3} (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_to_headings_lead_to_headings_that_exist(page):
+    missing = [
+        f"{target}#{anchor}"
+        for target, anchor in ANCHOR.findall(page.read_text())
+        if not re.match(r"\w+:", target)
+        if anchor not in anchors(page.parent / target if target else page)
+    ]
+    assert not missing
+
+
+def test_every_figure_on_a_page_is_made_by_a_script_and_every_one_is_shown():
+    shown = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text())
+    }
+    there = set((DOCS / "images").glob("*.png"))
+    assert shown == there
+    by_hand = {"people"}  # by python -m mmmlib.reference.people --sheet
+    script = (DOCS / "figures.py").read_text()
+    assert not [
+        path.stem for path in there if f'"{path.stem}"' not in script and path.stem not in by_hand
+    ]
+
+
+def test_both_readmes_hold_the_same_examples_links_and_numbers():
+    english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README.zh-CN.md"))
+    code = [re.sub(r"  # .*", "", re.findall(r"```python\n.*?```", text, re.DOTALL)[0])
+            for text in (english, chinese)]  # fmt: skip
+    assert code[0] == code[1]
+    others = {"README.md", "README.zh-CN.md"}
+    links = [{link for link, _ in LINK.findall(text)} - others for text in (english, chinese)]
+    assert links[0] == links[1]
+
+
+def test_every_tutorial_is_listed_and_has_an_example():
+    listed = (DOCS / "tutorials" / "index.md").read_text()
+    for page in (DOCS / "tutorials").glob("*.md"):
+        assert page.name == "index.md" or f"({page.name})" in listed
+        assert page.name == "index.md" or ">>> " in page.read_text()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The pages as a browser gets them; where Sphinx is installed."""
+    if not importlib.util.find_spec("sphinx") or not importlib.util.find_spec("myst_parser"):
+        pytest.skip("the docs extra is not installed")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", str(DOCS), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+class Page(HTMLParser):
+    """What a page links to, and what can be linked to on it."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.ids = set(), set()
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        held = dict(attributes)
+        self.ids.add(held.get("id"))
+        self.links |= {held[key] for key in ("href", "src") if held.get(key)}
+
+
+@pytest.mark.slow
+def test_no_link_of_the_site_is_broken(site):
+    pages = {path: Page(path) for path in site.rglob("*.html")}
+    broken = []
+    for path, page in pages.items():
+        for link in page.links:
+            target, _, anchor = link.partition("#")
+            if re.match(r"\w+:|//", target):
+                continue
+            where = (path.parent / target.partition("?")[0]).resolve() if target else path
+            if not where.exists() or (anchor and where in pages and anchor not in pages[where].ids):
+                broken.append(f"{path.relative_to(site)}: {link}")
+    assert not [line for line in broken if not line.endswith("#")]
+
+
+@pytest.mark.slow
+def test_every_public_name_has_its_place_in_the_reference(site):
+    ids = set().union(*(Page(path).ids for path in (site / "api").glob("*.html")))
+    constants = {name for name, value in named() if isinstance(value, dict)}
+    pages = (DOCS / "api" / "index.md").read_text()
+    aliases = {name for name, value in named() if not (callable(value) or isinstance(value, dict))}
+    missing = {name for name, _ in named()} - ids - constants - aliases
+    assert not missing
+    assert not {name for name in constants if name.rpartition(".")[2] not in pages}
+
+
+def test_every_picture_of_the_library_is_among_the_figures():
+    script = (DOCS / "figures.py").read_text()
+    assert not [name for name in plots.__all__ if f"plots.{name}(" not in script]
+
+
+def test_the_new_method_has_no_more_lines_than_its_title_says():
+    text = (DOCS / "tutorials" / "new_method.md").read_text()
+    block = text.partition("```python\n")[2].partition("```")[0]
+    assert len(block.strip().splitlines()) <= 40

@@ -56,6 +56,12 @@ class RankingMetrics(NamedTuple):
     def rank(self, k: int) -> float:
         """Share of queries with a hit among the first ``k`` places.
 
+        Args:
+            k: The number of places, from 1.
+
+        Returns:
+            The share, in [0, 1].
+
         Raises:
             ValueError: If ``k`` is not a place of ``cmc``.
         """

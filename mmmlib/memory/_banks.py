@@ -131,7 +131,18 @@ class ClusterMemory(Memory):
         self.register_buffer("prototypes", unit_bank(prototypes=prototypes))
 
     def forward(self, features: Float[Tensor, "n dim"]) -> Float[Tensor, "n clusters"]:
-        """Cosine similarity to every memory over the temperature, in at least float32."""
+        """Cosine similarity to every memory over the temperature, in at least float32.
+
+        Args:
+            features: Rows of any norm.
+
+        Returns:
+            One logit per row and cluster.
+
+        Raises:
+            TypeError: If ``features`` is not a tensor.
+            ValueError: If it is no matrix of the memory's width.
+        """
         return cosine_logits(features, self.prototypes, self.temperature)
 
     def _write(self, batch: Batch) -> None:
@@ -139,7 +150,15 @@ class ClusterMemory(Memory):
         write(self.prototypes, batch, self._step)
 
     def reset(self, prototypes: Float[Tensor, "clusters dim"]) -> None:
-        """Start again from other prototypes, of any number; cloned and normalised."""
+        """Start again from other prototypes, of any number; cloned and normalised.
+
+        Args:
+            prototypes: One row per cluster, of any norm.
+
+        Raises:
+            TypeError: If ``prototypes`` is not a tensor.
+            ValueError: If it is no finite matrix; the memory stays as it was.
+        """
         self.prototypes = unit_bank(prototypes=prototypes).to(self.prototypes.device)
 
 
@@ -205,7 +224,18 @@ class MultiMemory(Memory):
             self.register_buffer(name, buffer)
 
     def forward(self, features: Float[Tensor, "n dim"]) -> Float[Tensor, "n clusters"]:
-        """One logit per cluster, in at least float32."""
+        """One logit per cluster, in at least float32.
+
+        Args:
+            features: Rows of any norm.
+
+        Returns:
+            The reduced similarity to the cluster's real memories over the temperature.
+
+        Raises:
+            TypeError: If ``features`` is not a tensor.
+            ValueError: If it is no matrix of the memory's width.
+        """
         clusters, memories, _ = self.values.shape
         logits = cosine_logits(features, self.values.flatten(0, 1), self.temperature)
         logits = logits.view(len(features), clusters, memories)
@@ -269,7 +299,15 @@ class MultiMemory(Memory):
         return torch.where(takes, own * memories + longest[own], slots)
 
     def reset(self, sub_prototypes: SubPrototypes | Float[Tensor, "clusters memories dim"]) -> None:
-        """Start again from other memories, of any number; cloned and normalised."""
+        """Start again from other memories, of any number; cloned and normalised.
+
+        Args:
+            sub_prototypes: As given at first; memories of a plain tensor are all real.
+
+        Raises:
+            TypeError: If it is neither a tensor nor ``SubPrototypes``.
+            ValueError: If it is not finite or of another shape; the memory stays as it was.
+        """
         device = self.values.device
         for name, buffer in _sub_banks(sub_prototypes).items():
             setattr(self, name, buffer.to(device))

@@ -76,7 +76,15 @@ class InstanceMemory(Memory):
         self.set_labels(labels)
 
     def set_labels(self, labels: Int[Tensor, "instances"] | None) -> None:
-        """Give every image a cluster (-1: none), once an epoch; None for logits per image."""
+        """Give every image a cluster (-1: none), once an epoch; None for logits per image.
+
+        Args:
+            labels: Cluster of each image.
+
+        Raises:
+            TypeError: If ``labels`` is not a tensor.
+            ValueError: If there is not one label for each image.
+        """
         if labels is None:
             self.labels, self.sizes = self.labels[:0], self.sizes[:0]
             return
@@ -90,7 +98,16 @@ class InstanceMemory(Memory):
         features: Float[Tensor, "instances dim"],
         labels: Int[Tensor, "instances"] | None = None,
     ) -> None:
-        """Start again from other images, of any number; cloned and normalised."""
+        """Start again from other images, of any number; cloned and normalised.
+
+        Args:
+            features: One row per image, of any norm.
+            labels: Cluster of each image, -1 for none; None for logits per image.
+
+        Raises:
+            TypeError: If an input is not a tensor.
+            ValueError: If the features are not finite, or the labels are not one for each image.
+        """
         bank = unit_bank(features=features).to(self.features.device)
         if labels is not None:
             check_labels(len(bank), labels=labels)
@@ -100,7 +117,18 @@ class InstanceMemory(Memory):
         self.set_labels(labels)
 
     def forward(self, features: Float[Tensor, "n dim"]) -> Float[Tensor, "n outputs"]:
-        """Logits per cluster if labels are set, else per image; in at least float32."""
+        """Logits per cluster if labels are set, else per image; in at least float32.
+
+        Args:
+            features: Rows of any norm.
+
+        Returns:
+            One logit per row and output; minus infinity for a cluster without images.
+
+        Raises:
+            TypeError: If ``features`` is not a tensor.
+            ValueError: If it is no matrix of the memory's width.
+        """
         if not len(self.labels):
             return self.instance_logits(features)
         n_clusters = len(self.sizes)
@@ -114,7 +142,18 @@ class InstanceMemory(Memory):
         return logits.masked_fill(self.sizes == 0, -math.inf)
 
     def instance_logits(self, features: Float[Tensor, "n dim"]) -> Float[Tensor, "n instances"]:
-        """Cosine similarity to every image's memory over the temperature."""
+        """Cosine similarity to every image's memory over the temperature.
+
+        Args:
+            features: Rows of any norm.
+
+        Returns:
+            One logit per row and image.
+
+        Raises:
+            TypeError: If ``features`` is not a tensor.
+            ValueError: If it is no matrix of the memory's width.
+        """
         return cosine_logits(features, self.features, self.temperature)
 
     @torch.no_grad()
@@ -129,6 +168,9 @@ class InstanceMemory(Memory):
         Args:
             features: Rows of any norm.
             ratio: In [0, 1]; at 1 nothing exceeds it.
+
+        Returns:
+            Whether each image is a neighbour of each row.
 
         Raises:
             ValueError: If ``ratio`` is out of range, or ``features`` of another width.
