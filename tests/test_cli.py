@@ -153,7 +153,7 @@ def test_a_checkpoint_of_a_resnet_is_known_by_its_weights(tmp_path: Path) -> Non
 def bad_files(folder: Path) -> dict[str, str]:
     """Files that hold something else."""
     torch.save({"visible": torch.rand(4, 3), "infrared": torch.rand(4, 3)}, folder / "rows.pt")
-    torch.save({"visible": torch.rand(4, 3), "visible_names": ["a", "b"]}, folder / "named.pt")
+    torch.save({"visible": torch.rand(2, 3), "visible_names": ["a", "b"]}, folder / "named.pt")
     torch.save({"visible_labels": torch.zeros(4).long()}, folder / "labels.pt")
     torch.save(
         {"visible_labels": torch.zeros(2).long(), "visible_names": ["a", "c"]},
