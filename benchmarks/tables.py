@@ -1,7 +1,6 @@
 """Write the tables of the docs from the recorded results: ``python -m benchmarks.tables``."""
 
 import json
-import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from benchmarks import (
     training,
     windows,
 )
+from benchmarks.training import spread
 
 DOCS = Path(__file__).parent.parent / "docs" / "generated"
 ROWS = {
@@ -41,15 +41,6 @@ WINDOWS_HEAD = (
     "| memories | assignment | right (%) | damaged: precision (%) | recall (%) |",
     "|---|---|---|---|---|",
 )
-
-
-def spread(values: list[float], percent: bool = True) -> str:
-    """Mean and standard deviation; of a single value no deviation."""
-    factor, digits = (100, 1) if percent else (1, 3)
-    text = f"{factor * statistics.mean(values):.{digits}f}"
-    if len(values) == 1:
-        return text
-    return f"{text} ± {factor * statistics.stdev(values):.{digits}f}"
 
 
 def training_table(runs: list[dict[str, Any]]) -> str:
