@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import training
+from benchmarks.training import spread
 from mmmlib.cli import settings_from
 from mmmlib.reference._phases import load_network
 from mmmlib.reference.data import DataSet
@@ -36,6 +37,7 @@ QUICK = {
     "warm_up": 1, "epochs": 2, "iters": 2, "batch_size": 64, "k1": 8, "k2": 3, "joint_k1": 12,
     "joint_k2": 6,
 }  # fmt: skip
+SCORES = ("rank_1", "mean_ap", "ari_all", "pair_precision")
 BINS = 100  # of cosine distances from 0 to 2
 
 
@@ -175,20 +177,11 @@ def runs_of(
     ]
 
 
-def spread(values: Iterable[float], factor: float = 100, digits: int = 1) -> str:
-    """Mean and standard deviation; of a single value no deviation."""
-    numbers = [factor * value for value in values]
-    text = f"{statistics.mean(numbers):.{digits}f}"
-    return text if len(numbers) == 1 else f"{text} ± {statistics.stdev(numbers):.{digits}f}"
-
-
 def _scores(text: str, rows: list[dict[str, Any]]) -> str:
     if not rows:
         return f"| {text} | not run | | | | |"
     last = [row["last"] for row in rows]
-    cells = [spread(row[key] for row in last) for key in ("rank_1", "mean_ap")]
-    cells += [spread((row["ari_all"] for row in last), 1, 3)]
-    cells += [spread(row["pair_precision"] for row in last)]
+    cells = [spread([row[key] for row in last], key != "ari_all") for key in SCORES]
     return f"| {text} | {', '.join(str(row['seed']) for row in rows)} | {' | '.join(cells)} |"
 
 
@@ -211,7 +204,7 @@ def _gaps(rows: Sequence[dict[str, Any]], dataset: str) -> list[str]:
         if found:
             means = [[side[kind]["mean"] for side in found] for kind in ("within", "between")]
             gap = [between - within for within, between in zip(*means, strict=True)]
-            cells = [spread(values, 1, 3) for values in (*means, gap)]
+            cells = [spread(values, False) for values in (*means, gap)]
             seeds = ", ".join(str(row["seed"]) for row in own)
             lines.append(f"| {text} | {seeds} | {' | '.join(cells)} |")
         else:

@@ -4,7 +4,6 @@ Those in README.md and README.zh-CN.md too.
 """
 
 import json
-import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from benchmarks import (
     windows,
 )
 from benchmarks.association import report as association
+from benchmarks.training import spread
 
 DOCS = Path(__file__).parent.parent / "docs" / "generated"
 ROWS = {
@@ -49,15 +49,6 @@ WINDOWS_HEAD = (
     "| memories | assignment | right (%) | damaged: precision (%) | recall (%) |",
     "|---|---|---|---|---|",
 )
-
-
-def spread(values: list[float], percent: bool = True) -> str:
-    """Mean and standard deviation; of a single value no deviation."""
-    factor, digits = (100, 1) if percent else (1, 3)
-    text = f"{factor * statistics.mean(values):.{digits}f}"
-    if len(values) == 1:
-        return text
-    return f"{text} ± {factor * statistics.stdev(values):.{digits}f}"
 
 
 def training_table(runs: list[dict[str, Any]]) -> str:

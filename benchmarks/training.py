@@ -6,6 +6,7 @@ on rendered persons that were written as a SYSU-MM01 tree and read again.
 
 import argparse
 import json
+import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -145,6 +146,15 @@ def append(results: Path, row: dict[str, Any]) -> None:
     last = row["last"]
     print(f"{row['dataset']} {row['name']} seed {row['seed']}: Rank-1 {last['rank_1']:.1%} "
           f"mAP {last['mean_ap']:.1%} in {row['seconds']:.0f} s", flush=True)  # fmt: skip
+
+
+def spread(values: list[float], percent: bool = True) -> str:
+    """Mean and standard deviation; of a single value no deviation."""
+    factor, digits = (100, 1) if percent else (1, 3)
+    text = f"{factor * statistics.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return text
+    return f"{text} ± {factor * statistics.stdev(values):.{digits}f}"
 
 
 def tree_table(rows: list[dict[str, Any]]) -> str:

@@ -152,6 +152,19 @@ def test_the_tables_of_the_papers_say_what_has_not_been_run() -> None:
     assert "| random | not run |" in text
 
 
+def test_the_gap_is_that_between_the_mean_distances() -> None:
+    settings = papers.changed("baseline").settings("hubble", None, 1, False)
+    apart = {"within": {"mean": 0.25}, "between": {"mean": 0.75}}
+    last = dict.fromkeys(papers.SCORES, 0.5)
+    row = {
+        "name": "baseline", "dataset": "hubble", "seed": 1, "settings": asdict(settings),
+        "last": last, "distances": {"random": apart, "last": {**apart, "between": {"mean": 1.0}}},
+    }  # fmt: skip
+    text = papers.tables([row])
+    assert "| random | 1 | 0.250 | 0.750 | 0.500 |" in text
+    assert "| `baseline` | 1 | 0.250 | 1.000 | 0.750 |" in text
+
+
 def test_windows_counts_right_pairs() -> None:
     rows = windows.run([0])
     assert len(rows) == 12
