@@ -361,42 +361,55 @@ def warm_up() -> None:
     import sklearn.metrics  # noqa: F401
 
 
-def run(number: int, seed: int, seconds: float, say: Any = print) -> dict[str, Any]:
+class Tried(NamedTuple):
+    """A mutant and what became of it."""
+
+    mutant: Mutant
+    alive: bool
+    quickly: bool
+
+
+def run(number: int, seed: int, seconds: float, keep: Callable[[dict[str, Any]], None]) -> None:
     """Try a sample of the mutants: quick tests first, what survives them against all."""
     everything = [mutant for path in files() for mutant in mutants(path)]
     sample = random.Random(seed).sample(everything, min(number, len(everything)))
     times: dict[str, dict[str, float]] = {}
-    counts: dict[str, list[int]] = {}
-    survivors, quickly = [], 0
-    for i, mutant in enumerate(sample):
+    found: list[Tried] = []
+    for mutant in sample:
         path, (own, _) = mutant.path, tests_of(mutant.path)
         if own not in times:
             times[own] = measured(path)
-            say(f"{own}: {len(times[own])} tests pass", flush=True)
+            print(f"{own}: {len(times[own])} tests pass", flush=True)
         known = times[own]
         work = with_mutant(mutant, lambda path=path, known=known: quick(path, known, seconds))
         alive = passes_in_fork(work, 60 + 10 * seconds)
-        quickly += not alive
+        quickly = not alive
         if alive:
             work = with_mutant(mutant, lambda path=path: thorough(path))
             alive = passes_in_fork(work, 600)
-        place = counts.setdefault(path, [0, 0])
-        place[0] += 1
-        place[1] += not alive
+        found.append(Tried(mutant, alive, quickly))
         if alive:
-            survivors.append(mutant)
-            say(f"{i + 1}/{len(sample)} survives: {_told(mutant)}", flush=True)
-        elif i % 20 == 19:
-            say(f"{i + 1}/{len(sample)}", flush=True)
-    killed = sum(count for _, count in counts.values())
+            print(f"{len(found)}/{len(sample)} survives: {_told(mutant)}", flush=True)
+        elif len(found) % 20 == 0:
+            print(f"{len(found)}/{len(sample)}", flush=True)
+        keep(record(found, len(everything), number, seed))
+
+
+def record(found: list[Tried], possible: int, wanted: int, seed: int) -> dict[str, Any]:
+    """What is written: counts, by module, and who survived."""
+    modules = {
+        path: {"tried": len(own), "killed": sum(not one.alive for one in own)}
+        for path in sorted({one.mutant.path for one in found})
+        if (own := [one for one in found if one.mutant.path == path])
+    }
     return {
-        "possible": len(everything), "tried": len(sample), "seed": seed, "killed": killed,
-        "by quick tests": quickly,
-        "modules": {path: {"tried": all_, "killed": dead}
-                    for path, (all_, dead) in sorted(counts.items())},
+        "possible": possible, "wanted": wanted, "tried": len(found), "seed": seed,
+        "killed": sum(not one.alive for one in found),
+        "by quick tests": sum(one.quickly for one in found), "modules": modules,
         "survivors": [
-            {"path": one.path, "line": one.line, "function": one.function, "change": one.change}
-            for one in survivors
+            {"path": one.mutant.path, "line": one.mutant.line, "function": one.mutant.function,
+             "change": one.mutant.change}
+            for one in found if one.alive
         ],
     }  # fmt: skip
 
@@ -432,9 +445,11 @@ def main(options: list[str] | None = None) -> None:
             word = "survives" if passes_in_fork(work, 600) else "killed"
             print(f"{word}: {_told(mutant)}", flush=True)
         return
-    found = run(given.number, given.seed, given.seconds)
-    given.json.write_text(json.dumps(found, indent=1) + "\n")
-    print(f"{found['killed']} of {found['tried']} mutants killed")
+
+    def keep(found: dict[str, Any]) -> None:
+        given.json.write_text(json.dumps(found, indent=1) + "\n")
+
+    run(given.number, given.seed, given.seconds, keep)
 
 
 if __name__ == "__main__":
