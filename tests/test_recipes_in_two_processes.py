@@ -36,7 +36,10 @@ def work(folder: Path) -> None:
             _loop.make_plan = real
             banks = [bank for plan in plans for bank in plan.memories.values()]
             result[recipe] = {
-                "rows": [{k: v for k, v in row.items() if k != "seconds"} for row in run.rows],
+                "rows": [
+                    {k: v for k, v in row.items() if not k.startswith("seconds")}
+                    for row in run.rows
+                ],
                 "same": same_everywhere(*(bank.prototypes for bank in banks)),
                 "labels": [tuple(plan.labels) for plan in plans],
             }
