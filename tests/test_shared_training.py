@@ -78,15 +78,15 @@ def train(
     )
     run = Run(folder / f"{recipe}-{count()}", settings, quiet=True, writes=writes)
     losses: list[float] = []
-    real = _plan.features_of, _steps._check_finite
+    real = _plan.features_of, _steps.check_loss
     _plan.features_of = lambda model, images, settings, infrared: features[str(infrared)].to(dtype)
-    _steps._check_finite = lambda loss, *rest: losses.append(loss.item())
+    _steps.check_loss = lambda loss, *rest: losses.append(loss.item())
     try:
         plan = _plan.make_plan(trainer.model, loaded, RECIPES[recipe], settings, 3)
         before = {name: bank.prototypes.clone() for name, bank in plan.memories.items()}
         means = _steps.train_epoch(trainer, loaded, RECIPES[recipe], plan, settings, 3, run)
     finally:
-        _plan.features_of, _steps._check_finite = real
+        _plan.features_of, _steps.check_loss = real
     after = {name: bank.prototypes for name, bank in plan.memories.items()}
     return {
         "labels": tuple(plan.labels), "match": tuple(plan.match), "before": before,
