@@ -139,6 +139,9 @@ def read_arrays(path: Path) -> Arrays:
         for name, value in content.items()
         if name.endswith("_names") and not isinstance(value, Tensor)
     }
+    for key, words in names.items():
+        if not all(isinstance(word, str) for word in words):
+            raise ValueError(f"{path} must hold a word an image in {key}_names, got others")
     return Arrays(path, tensors, names)
 
 
