@@ -140,6 +140,9 @@ def read_arrays(path: Path) -> Arrays:
         for name, value in content.items()
         if name.endswith("_names") and not isinstance(value, Tensor)
     }
+    for key, words in names.items():
+        if not all(isinstance(word, str) for word in words):
+            raise ValueError(f"{path} must hold a word an image in {key}_names, got others")
     return Arrays(path, tensors, names)
 
 
@@ -182,9 +185,6 @@ def labels_of(side: str, features: Arrays, labels: Arrays) -> tuple[Tensor, Tens
     """The features of a modality and the label of each row, joined by name if both have names."""
     rows, numbers = features.need(side), labels.need(f"{side}_labels")
     wanted, there = features.names.get(side), labels.names.get(side)
-    for file, names, n in ((features, wanted, len(rows)), (labels, there, len(numbers))):
-        if names is not None and len(names) != n:
-            raise ValueError(f"{file.path} must hold {n} {side}_names, got {len(names)}")
     if wanted is None or there is None:
         return rows, numbers
     place = {name: row for row, name in enumerate(there)}
@@ -192,6 +192,9 @@ def labels_of(side: str, features: Arrays, labels: Arrays) -> tuple[Tensor, Tens
     if missing or len(wanted) != len(place):
         said = f"none for {missing[0]!r}" if missing else f"{len(place)} for {len(wanted)} images"
         raise ValueError(f"{labels.path} must hold a label for each {side} image, got {said}")
+    for file, names, n in ((features, wanted, len(rows)), (labels, there, len(numbers))):
+        if len(names) != n:
+            raise ValueError(f"{file.path} must hold {n} {side}_names, got {len(names)}")
     return rows, numbers[torch.tensor([place[name] for name in wanted], dtype=torch.int64)]
 
 
