@@ -31,7 +31,7 @@ def _for(datasets: tuple[str, ...], recipe: str | None, source: str, **values: A
 
 # Later rows win. The scripts count the epochs of a stage; ours are those of all stages.
 TABLE: tuple[Preset, ...] = (
-    *_for(("people",), None, "small enough for minutes on one core; tried with seed 11", height=48,
+    *_for(("people",), None, "small enough for minutes on one core", height=48,
           width=24, pad=3, negative=0.5, warm_up=4, epochs=10, iters=30),
     *_for(("landsat",), None, _HERE, jitter=2, pad=2, negative=0.5, warm_up=10),
     *_for(("synthetic",), None, "as small as a test allows", warm_up=1, epochs=2, iters=4,
