@@ -1,7 +1,7 @@
 """Every argument check: ``<argument> must <requirement>, got <value>``."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 
 import torch
@@ -21,6 +21,9 @@ __all__ = [
     "check_tensor",
     "check_values",
 ]
+
+# Whether a compiler traces. Before torch 2.3 it can't be asked: values are looked at then.
+is_compiling: Callable[[], bool] = getattr(torch.compiler, "is_compiling", lambda: False)
 
 MOST = 2**31  # entries of a table that is made
 MOST_LABELS = 2**24  # clusters that labels may number
@@ -77,7 +80,7 @@ def _check_together(tensors: dict[str, Tensor], shapes: bool = True) -> None:
 
 def _look_at(value: Tensor) -> bool:
     """Whether a check of every step may read values: on the CPU, outside a compiled graph."""
-    return value.device.type == "cpu" and not torch.compiler.is_compiling()
+    return value.device.type == "cpu" and not is_compiling()
 
 
 def check_devices(**tensors: Tensor) -> None:

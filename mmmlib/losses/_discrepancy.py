@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmmlib._check import is_compiling
 from mmmlib.losses._distances import kernel_sum, squared_distances
 
 Lines = tuple[Tensor, Tensor]  # row numbers, a line for each group; which of them are no padding
@@ -76,7 +77,7 @@ def seen_pairs(visible_labels: Tensor, infrared_labels: Tensor, pairs: Tensor) -
 
 
 def _may_read(rows: Tensor) -> bool:
-    return rows.device.type == "cpu" and not torch.compiler.is_compiling()
+    return rows.device.type == "cpu" and not is_compiling()
 
 
 def _same_label(labels: Tensor) -> Tensor:

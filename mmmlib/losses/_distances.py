@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmmlib._check import is_compiling
 from mmmlib._rows import result_type
 
 LIMIT = 2**24  # exponentials at a time
@@ -24,7 +25,7 @@ def squared_distances(rows: Tensor, lines: Tensor | None = None) -> Tensor:
         rows: The rows.
         lines: Numbers of the rows of each line, (lines, m).
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return _squared_distances(rows, lines)
     found: Tensor = _SquaredDistances.apply(rows, lines)  # type: ignore[no-untyped-call]
     return found
@@ -35,7 +36,7 @@ def kernel_sum(squared: Tensor, rates: Tensor, amounts: Tensor) -> Tensor:
 
     Rates and amounts are constants.
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return _kernel_sum(squared, rates, amounts)
     found: Tensor = _KernelSum.apply(squared, rates, amounts)  # type: ignore[no-untyped-call]
     return found

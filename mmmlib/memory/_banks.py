@@ -15,6 +15,7 @@ from mmmlib._check import (
     check_number,
     check_sub_prototypes,
     check_tensor,
+    is_compiling,
 )
 from mmmlib._rows import unit_rows
 from mmmlib._types import SubPrototypes
@@ -264,7 +265,7 @@ class MultiMemory(Memory):
             labels = torch.where(batch.groups >= 0, labels, -1)
         if batch.weights is not None:
             labels = torch.where(batch.weights > 0, labels, -1)
-        if self.values.device.type == "cpu" and not torch.compiler.is_compiling():
+        if self.values.device.type == "cpu" and not is_compiling():
             return _nearest_compiled(self.values, real, batch.features, labels)
         rows = batch.features.detach()
         usable = torch.isfinite(rows).all(dim=1) & (rows != 0).any(dim=1)
@@ -287,7 +288,7 @@ class MultiMemory(Memory):
         self.idle.copy_(torch.where(hits > 0, 0, waited))
         longest = self.idle.argmax(dim=1)
         dead = (self.idle[everyone, longest] >= patience) & (hits.sum(dim=1) > 0)
-        if dead.device.type == "cpu" and not torch.compiler.is_compiling() and not dead.any():
+        if dead.device.type == "cpu" and not is_compiling() and not dead.any():
             return slots
         own = torch.div(slots, memories, rounding_mode="floor")
         row = torch.where(own[:, None] == everyone, likeness[:, None], math.inf).argmin(dim=0)

@@ -19,6 +19,7 @@ from mmmlib._check import (
     check_shares,
     check_tensor,
     check_weights,
+    is_compiling,
 )
 from mmmlib._rows import unit_rows
 
@@ -179,7 +180,7 @@ def write(bank: Tensor, batch: Batch, step: Step) -> None:
     """Write a batch into the bank, in place; nothing is checked."""
     if not bank.numel() or not len(batch.features):
         return
-    if bank.device.type == "cpu" and not torch.compiler.is_compiling():
+    if bank.device.type == "cpu" and not is_compiling():
         _write_compiled(bank, batch, step)
     else:
         _write_in_torch(bank, batch, step)
