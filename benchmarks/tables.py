@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks import clustering, evaluation, losses, matching, memory, timing, training, windows
 from benchmarks.association import report as association
+from benchmarks.association import tried
 from mmmlib.reference.run import Settings
 
 DOCS = Path(__file__).parent.parent / "docs" / "generated"
@@ -19,6 +20,7 @@ ROWS = {
     "mmm-1": "`mmm`, one memory instead of four",
     "mmm-shared": "`mmm-shared`",
     "mmm-shared-1": "`mmm-shared`, one memory instead of four",
+    "mmm-whitened": "`mmm-whitened`",
     "mmm-unshared": "`mmm-shared` without contrast of matched labels",
     "oracle": "`oracle`: true labels",
 }
@@ -174,6 +176,7 @@ def tables() -> dict[str, str]:
     recorded = json.loads(windows.RESULTS.read_text())["rows"]
     return {
         "association.md": association.text(association.load_records(association.RESULTS)),
+        "association_tried.md": tried.table(),
         "clustering.md": clustering_tables(timing.recorded(clustering.RESULTS)),
         "evaluation.md": evaluation.table(timing.recorded(evaluation.RESULTS)),
         "losses.md": losses.table(timing.recorded(losses.RESULTS)),
