@@ -24,7 +24,9 @@ from benchmarks import (
     windows,
 )
 from benchmarks.association import report as association
+from benchmarks.association import tried
 from benchmarks.training import spread
+from mmmlib.reference.run import Settings
 
 DOCS = Path(__file__).parent.parent / "docs" / "generated"
 ROWS = {
@@ -37,6 +39,7 @@ ROWS = {
     "adca+mmm": "`adca+mmm`",
     "mmm-shared": "`mmm-shared`",
     "mmm-shared-1": "`mmm-shared`, one memory instead of four",
+    "mmm-whitened": "`mmm-whitened`",
     "mmm-unshared": "`mmm-shared` without contrast of matched labels",
     "oracle": "`oracle`: true labels",
 }
@@ -182,6 +185,7 @@ def tables() -> dict[str, str]:
     recorded = json.loads(windows.RESULTS.read_text())["rows"]
     return {
         "association.md": association.text(association.load_records(association.RESULTS)),
+        "association_tried.md": tried.table(),
         "clustering.md": clustering_tables(timing.recorded(clustering.RESULTS)),
         "distributed.md": distributed.table(timing.recorded(distributed.RESULTS)),
         "evaluation.md": evaluation.table(timing.recorded(evaluation.RESULTS)),

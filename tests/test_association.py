@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.association import __main__ as association
-from benchmarks.association import figures, fit, generator, measure, methods, pixels, report
+from benchmarks.association import figures, fit, generator, measure, methods, pixels, report, tried
 from mmmlib._types import ClusterMatch
 
 
@@ -97,6 +97,12 @@ def test_quick_runs_every_matcher_and_a_second_run_has_nothing_to_do(
     assert f"| nearest | {f1['nearest']:.3f}" in page or "| nearest |" in page
     figures.main(["--json", str(results), "--out", str(tmp_path)])
     assert len(list(tmp_path.glob("association_*.png"))) == len(report.QUESTIONS) + 2
+
+
+def test_every_way_that_was_tried_runs() -> None:
+    found = tried.run((400,), ("late",))
+    assert found.keys() == json.loads(tried.TRIED.read_text()).keys()
+    assert found["whitened memories, transport"]["late"] > found["four memories, balanced"]["late"]
 
 
 def test_scenes_of_pixels_know_their_identities(tmp_path: Path) -> None:

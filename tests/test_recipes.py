@@ -12,7 +12,7 @@ import torch
 
 from mmmlib._types import ClusterMatch
 from mmmlib.cli import main, settings_from
-from mmmlib.matching import multi_memory_match, nearest_match
+from mmmlib.matching import match_clusters, multi_memory_match, nearest_match
 from mmmlib.memory import ClusterMemory
 from mmmlib.reference import data
 from mmmlib.reference._presets import DATA_SETS, TABLE, preset_of
@@ -89,6 +89,13 @@ def test_another_match_in_a_method_is_one_line() -> None:
     assert memories.match is multi_memory_match
     changed = {name for name in Recipe._fields if getattr(vote, name) != getattr(memories, name)}
     assert changed == {"match", "match_on", "source"}
+
+
+def test_the_whitened_recipe_differs_in_its_match_alone() -> None:
+    shared, whitened = RECIPES["mmm-shared"], RECIPES["mmm-whitened"]
+    changed = {name for name in Recipe._fields if getattr(shared, name) != getattr(whitened, name)}
+    assert changed == {"match", "source"}
+    assert whitened.match is match_clusters
 
 
 def step_of(visible: torch.Tensor, infrared: torch.Tensor) -> Step:

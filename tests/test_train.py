@@ -163,8 +163,8 @@ def test_flags_win_over_an_earlier_run_which_wins_over_presets(tmp_path: Path) -
         ),
         (
             ["train", "-d", "synthetic", "--recipe", "best"],
-            "mmmlib train: --recipe must be one of "
-            "baseline, adca, pgm, mmm, mmm-shared, mbccm, oracle, adca+mmm, got 'best'\n",
+            "mmmlib train: --recipe must be one of baseline, adca, pgm, mmm, mmm-shared, mbccm, "
+            "oracle, mmm-whitened, adca+mmm, got 'best'\n",
         ),
         (
             ["train", "-d", "landsat"],

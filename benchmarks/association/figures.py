@@ -19,6 +19,7 @@ from benchmarks.association.report import (
     Records,
     Variant,
     cases,
+    clusterer_of,
     interval,
     load_records,
     values,
@@ -91,7 +92,7 @@ def reliability(records: Records) -> Figure:
             total = np.zeros((10, 3))
             for (name, _, clusterer), row in records.items():
                 found = row["methods"].get(OURS, {}).get("bins")
-                wanted = "separate" if "," in case else "damaged"
+                wanted = clusterer_of(case)
                 if name == case and clusterer == wanted and found:
                     total += np.array(found)
             full = total[:, 0] > 0

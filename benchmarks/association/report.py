@@ -111,9 +111,16 @@ def load_records(path: Path) -> Records:
     return found
 
 
+def clusterer_of(case: str) -> str:
+    """The clusters that a case is reported on; of features without training the true ones."""
+    if case in TIERS:
+        return "damaged"
+    return "true" if case.endswith("gradients") else "separate"
+
+
 def values(records: Records, case: str, variant: Variant, score: str) -> dict[int, float]:
     """The score of a variant by seed, joined in the way that is better on average."""
-    clusterer = variant.clusterer or ("damaged" if case in TIERS else "separate")
+    clusterer = variant.clusterer or clusterer_of(case)
     found: dict[str, dict[int, float]] = {}
     for (name, seed, made), row in records.items():
         method = row["methods"].get(variant.method)
@@ -202,13 +209,69 @@ def everyone() -> list[Variant]:
     return [Variant(f"{name} (bound)" if name in BOUNDS else name, name) for name in order]
 
 
+def against_the_best(records: Records, names: list[str]) -> list[str]:
+    """Ours against the other matcher that is best on average in each case, with paired tests."""
+    lines = [
+        line(["case, score", "seeds", "ours", "best other", "", "difference", "t", "Wilcoxon"])
+    ]
+    lines.append("|---" * 8 + "|")
+    others = [each for each in everyone() if each.method not in (OURS, *BOUNDS)]
+    for score in ("f1", "ari_all"):
+        for case in names:
+            ours = values(records, case, Variant(OURS, OURS), score)
+            means = {each: values(records, case, each, score) for each in others}
+            means = {each: found for each, found in means.items() if found.keys() >= ours.keys()}
+            if not ours or not means:
+                continue
+            best = max(means, key=lambda each: np.mean([means[each][seed] for seed in ours]))
+            apart = paired(ours, means[best])
+            if apart is None:
+                continue
+            mean = np.mean(list(ours.values()))
+            cells = [f"{case}, {score}", str(len(ours)), f"{mean:.3f}", f"{mean - apart.mean:.3f}"]
+            cells += [best.name, f"{apart.mean:+.3f} [{apart.low:+.3f}, {apart.high:+.3f}]"]
+            lines.append(line([*cells, f"{apart.t_test:.2g}", f"{apart.wilcoxon:.2g}"]))
+    return [*lines, ""]
+
+
+def calibrated(records: Records, names: list[str]) -> list[str]:
+    """Calibration error over all seeds; how confidence and margin tell right from wrong."""
+    head = ["", "pairs", "right", "calibration error", "AUROC", "AUROC of the margin"]
+    lines = [line(head), "|---" * len(head) + "|"]
+    everything = np.zeros((10, 3))
+    for case in names:
+        wanted = clusterer_of(case)
+        rows = [
+            row["methods"][OURS]
+            for (name, _, clusterer), row in records.items()
+            if name == case and clusterer == wanted and "bins" in row["methods"].get(OURS, {})
+        ]
+        if not rows:
+            continue
+        total = np.sum([row["bins"] for row in rows], axis=0)
+        everything += total * (case in TIERS)
+        mean = [f"{np.mean([row[key] for row in rows]):.3f}" for key in ("auroc", "auroc_margin")]
+        lines.append(line([case, *_errors(total), *mean]))
+    if everything.any():
+        lines.append(line(["all tiers", *_errors(everything), "", ""]))
+    return [*lines, ""]
+
+
+def _errors(bins: np.ndarray) -> list[str]:
+    n = bins[:, 0].sum()
+    error = np.abs(bins[:, 1] - bins[:, 2]).sum() / n
+    return [str(int(n)), f"{bins[:, 2].sum() / n:.3f}", f"{error:.3f}"]
+
+
 def text(records: Records) -> str:
     """The generated page."""
     if not records:
         return "No runs.\n"
     names = cases(records)
     tiers, pixels = [n for n in names if n in TIERS], [n for n in names if n not in TIERS]
-    lines = []
+    lines = ["**match_clusters against the best other matcher of each case**", ""]
+    lines += [*against_the_best(records, names), "**Confidence of match_clusters**", ""]
+    lines += calibrated(records, names)
     for score, title in (
         ("f1", "F1 of pairs of a visible and an infrared image"),
         ("ari_all", "ARI-all, noise as one cluster (as published)"),

@@ -200,6 +200,7 @@ def labels_of(side: str, features: Arrays, labels: Arrays) -> tuple[Tensor, Tens
 
 MATCHERS: dict[str, Callable[..., ClusterMatch]] = {
     "multi-memory": matching.multi_memory_match,
+    "clusters": matching.match_clusters,
     "progressive": matching.progressive_match,
     "bilateral": matching.bilateral_match,
     "transport": matching.transport_match,
@@ -216,7 +217,7 @@ def match(
     sides = [labels_of(side, features, labels) for side in SIDES]
     if matcher == "vote":
         found = MATCHERS[matcher](*sides[0], *sides[1])
-    elif matcher == "multi-memory":
+    elif matcher in ("multi-memory", "clusters"):
         parts = [sub_prototypes(*side, memories=memories) for side in sides]
         found = MATCHERS[matcher](*(SubPrototypes(*part) for part in parts))
     else:

@@ -240,6 +240,11 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 
+# What did best in the trainings on record, matched by what did best in the study of association.
+RECIPES["mmm-whitened"] = RECIPES["mmm-shared"]._replace(
+    match=matching.match_clusters,
+    source=f"after {MMM}; matched by mmmlib.matching.match_clusters",
+)
 # Another match in a method is one line: multi-memory matching in the place of ADCA's vote.
 RECIPES["adca+mmm"] = RECIPES["adca"]._replace(
     match=matching.multi_memory_match,
