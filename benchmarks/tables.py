@@ -26,7 +26,6 @@ from benchmarks import (
 from benchmarks.association import report as association
 from benchmarks.association import tried
 from benchmarks.training import spread
-from mmmlib.reference.run import Settings
 
 DOCS = Path(__file__).parent.parent / "docs" / "generated"
 ROWS = {
