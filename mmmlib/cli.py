@@ -275,8 +275,9 @@ def _team(settings: Settings) -> Iterator[tuple[Settings, bool]]:
     try:
         yield replace(settings, device=device), distributed.get_rank() == 0
         distributed.barrier()  # nobody leaves while another still talks
-    except RuntimeError as error:
-        if not any(word in str(error).lower() for word in _LOST):
+    except (ConnectionError, RuntimeError) as error:
+        known = isinstance(error, ConnectionError)
+        if not known and not any(word in str(error).lower() for word in _LOST):
             raise
         reason = str(error).strip().splitlines()[0]
         raise ConnectionError(

@@ -184,8 +184,8 @@ def bad_files(folder: Path) -> dict[str, str]:
         ("match {namedpt} {otherpt} -o {out}.npz",
          "{otherpt} must hold a label for each visible image, got none for 'b'"),
         ("match {rowspt} {labelspt} --matcher best -o {out}.npz",
-         "--matcher must be one of multi-memory, progressive, bilateral, transport, nearest, "
-         "mutual, vote, got 'best'"),
+         "--matcher must be one of multi-memory, clusters, progressive, bilateral, transport, "
+         "nearest, mutual, vote, got 'best'"),
     ],
 )  # fmt: skip
 def test_errors_of_every_phase_are_one_line(

@@ -236,7 +236,7 @@ def test_errors_of_a_loss_name_what_is_not_finite_first(
     model = TwoStreamCNN(1, 1, dim=4)
     with torch.no_grad():
         model.infrared_stem[1][0].weight[0, 0, 0, 0] *= weight
-    trainer: Any = _steps.Trainer(model, None, None, None, None)
+    trainer: Any = _steps.Trainer(model, None, None, None)
     parts = {"first": torch.tensor(1.0), "second": torch.tensor(part)}
     run = Run(tmp_path, Settings(), quiet=True)
     count("faults: nan")

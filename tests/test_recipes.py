@@ -395,7 +395,7 @@ def test_errors_of_settings_name_the_flag(changes: dict, sentence: str) -> None:
 
 def test_errors_of_more_parts_than_clusters() -> None:
     sentence = (
-        "--batch-size must give each of 4 parts (--accumulate, processes) a cluster of 8 images "
+        "--batch-size must give each of 4 parts (--accumulate) a cluster of 8 images "
         "of each modality, got 32 with 20 clusters to draw from"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):

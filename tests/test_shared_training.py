@@ -203,7 +203,9 @@ def test_a_process_that_is_killed_ends_the_other_with_a_line(tmp_path: Path) -> 
     processes[1].kill()
     (code, said), _ = wait_for(processes, timeout=60)
     assert code == 2
-    assert said.splitlines()[-1].startswith("mmmlib train: group must keep all its processes, got ")
+    assert said.splitlines()[-1].startswith(
+        "mmmlib train: all processes must go on to the end, got one that is gone or silent; "
+    )
     assert (metrics.parent / "checkpoint.pth.tar").is_file()
 
 
