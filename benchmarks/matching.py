@@ -28,7 +28,7 @@ SOLVER_SIZES = (500, 1000, 2000, 4000, 20_000)
 COSTS = ("uniform", "exp-cos")
 MATCHERS = (
     "multi_memory_match, balanced", "multi_memory_match, one_to_one", "multi_memory_match, nearest",
-    "bilateral_match", "progressive_match", "mutual_match", "transport_match",
+    "bilateral_match", "progressive_match", "mutual_match", "transport_match", "match_clusters",
 )  # fmt: skip
 KEY = ("kind", "visible", "infrared", "memories", "dim", "cost", "threads", "device")
 LOOP_LIMIT, UNFUSED_LIMIT = 400, 8_000  # clusters that slow or large opponents are given
@@ -117,6 +117,7 @@ def measure_match(config: Configuration) -> dict[str, Any]:
         "mutual_match": lambda: matching.mutual_match(visible, infrared),
         "nearest_match": lambda: matching.nearest_match(visible, infrared),
         "transport_match": lambda: matching.transport_match(visible, infrared),
+        "match_clusters": lambda: matching.match_clusters(visible, infrared),
     }
     parts = {"gemm": timing.gemm(visible.flatten(0, 1), infrared.flatten(0, 1))}
     for name, call in calls.items():
@@ -287,7 +288,11 @@ def _cost_row(record: dict[str, Any]) -> list[str]:
 
 
 def _match_row(record: dict[str, Any]) -> list[str]:
-    return [_name(record), *(f"{record['parts'][name]['seconds']:.3g}" for name in MATCHERS)]
+    parts = record["parts"]  # of an older record: not all of them
+    return [
+        _name(record),
+        *(f"{parts[name]['seconds']:.3g}" if name in parts else "" for name in MATCHERS),
+    ]
 
 
 def _solver_row(record: dict[str, Any]) -> list[str]:
