@@ -172,7 +172,8 @@ def score_features(query: Rows, gallery: Rows, task: Task) -> np.ndarray:
             double.set()
         return found
 
-    return _in_blocks(score, range(0, n, step), query.values.device, task)
+    with full_precision(query.values.device.type):
+        return _in_blocks(score, range(0, n, step), query.values.device, task)
 
 
 def _quantum(dim: int) -> float:
@@ -192,11 +193,10 @@ def _distances(query: Rows, gallery: Rows, dtype: torch.dtype) -> tuple[Tensor, 
         torch.split(side.values.to(dtype), max(depth, 1), dim=1) for side in (query, gallery)
     )
     pairs = list(zip(left, right, strict=True))
-    with full_precision(scale.device.type):
-        if scale.device.type == "cpu":
-            distance = _products(pairs, scale)
-        else:
-            distance = torch.stack([a @ b.T for a, b in pairs]).sum(dim=0) * scale
+    if scale.device.type == "cpu":
+        distance = _products(pairs, scale)
+    else:
+        distance = torch.stack([a @ b.T for a, b in pairs]).sum(dim=0) * scale
     return distance, (depth + len(pairs) + 8) * torch.finfo(dtype).eps / 2
 
 
