@@ -7,7 +7,6 @@ block or the number of threads.
 """
 
 import threading
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -106,29 +105,25 @@ def make_task(query: Side, gallery: Side, draws: list[np.ndarray], rules: Rules)
 def score_distances(distance: Tensor, task: Task) -> np.ndarray:
     """The scores (queries, galleries, 3), some queries at a time."""
     n, m = distance.shape
-    step = _at_once(m, distance.device, n)
-    images = Rows.without_columns(m, distance.device)
-
-    def score(start: int) -> np.ndarray:
+    step = max(1, 4 * BLOCK // max(m, 1))  # there already: only what is not float takes memory
+    scores, images = [], Rows.without_columns(m, distance.device)
+    for start in range(0, n, step):
         block = distance[start : start + step].detach()
         block = (block if block.dtype == torch.float64 else block.float()).contiguous()
         queries = Rows.without_columns(len(block), distance.device)
-        return _score(block, queries.norm.to(block.dtype), queries, images, task, start)[0]
+        width = queries.norm.to(block.dtype)
+        scores.append(_score(block, width, queries, images, task, start)[0])
+    return _all_scores(scores, task)
 
-    return _in_blocks(score, range(0, n, step), distance.device, task)
+
+def _all_scores(scores: list[np.ndarray], task: Task) -> np.ndarray:
+    return np.concatenate(scores) if scores else np.zeros((0, len(task.bounds) - 1, 3))
 
 
 def _at_once(m: int, device: torch.device, most: int) -> int:
     """How many queries of so many gallery images make a block; four times as many on a device."""
     times = 1 if device.type == "cpu" else 4
     return max(1, min(times * most, times * BLOCK // max(m, 1)))
-
-
-def _in_blocks(
-    score: Callable[[int], np.ndarray], starts: range, device: torch.device, task: Task
-) -> np.ndarray:
-    scores = each_alone(score, starts) if device.type == "cpu" else list(map(score, starts))
-    return np.concatenate(scores) if scores else np.zeros((0, len(task.bounds) - 1, 3))
 
 
 def safe_rows(name: str, features: Tensor) -> Rows:
@@ -172,8 +167,10 @@ def score_features(query: Rows, gallery: Rows, task: Task) -> np.ndarray:
             double.set()
         return found
 
-    with full_precision(query.values.device.type):
-        return _in_blocks(score, range(0, n, step), query.values.device, task)
+    device, starts = query.values.device.type, range(0, n, step)
+    with full_precision(device):
+        scores = each_alone(score, starts) if device == "cpu" else list(map(score, starts))
+    return _all_scores(scores, task)
 
 
 def _quantum(dim: int) -> float:
