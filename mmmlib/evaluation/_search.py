@@ -187,13 +187,13 @@ def _distances(query: Rows, gallery: Rows, dtype: torch.dtype) -> tuple[Tensor, 
     depth = DEPTH if len(scale) < LARGE else DEPTH // 2
     depth = min(depth if dtype == torch.float32 else query.dim, max(query.dim, 1))
     left, right = (
-        torch.split(side.values.to(dtype), max(depth, 1), dim=1) for side in (query, gallery)
+        torch.split(rows, max(depth, 1), dim=1) for rows in (query.values.to(dtype), gallery.values)
     )
     pairs = list(zip(left, right, strict=True))
     if scale.device.type == "cpu":
         distance = _products(pairs, scale)
     else:
-        distance = torch.stack([a @ b.T for a, b in pairs]).sum(dim=0) * scale
+        distance = torch.stack([a @ b.to(dtype).T for a, b in pairs]).sum(dim=0) * scale
     return distance, (depth + len(pairs) + 8) * torch.finfo(dtype).eps / 2
 
 
@@ -213,7 +213,7 @@ def _products(pairs: list[tuple[Tensor, Tensor]], scale: Tensor) -> Tensor:
         out = distance[:, part]
         tiles = buffer[: len(pairs) * out.numel()].view(len(pairs), *out.shape)
         for tile, (left, right) in zip(tiles, pairs, strict=True):
-            torch.mm(left, right[part].T, out=tile)
+            torch.mm(left, right[part].to(left.dtype).T, out=tile)
         in_threads(add_parts, n, tiles.numpy(), scale[part].numpy(), out.numpy(), chunk=64)
     return distance
 
