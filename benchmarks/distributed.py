@@ -1,5 +1,7 @@
 """One clustering shared by several processes: efficiency, bytes sent, equal labels.
 
+Beside it what the machine allows: all processes at once, each clustering all by itself.
+
 ``python -m benchmarks.distributed``: starts the processes itself, over gloo, each with as many
 threads as asked for. A configuration that is measured again replaces its record.
 """
@@ -33,9 +35,9 @@ from mmmlib.distributed import Group, same_everywhere
 RESULTS = Path(__file__).parent / "results" / "distributed.json"
 KEY = ("n", "dim", "processes", "threads")  # what one record is known by
 HEAD = (
-    "| rows x width | processes | one alone (s) | all (s) | efficiency | CPU of one / of all "
-    "| sent by one (MiB) | labels | others' CPU |",
-    "|---|---|---|---|---|---|---|---|---|",
+    "| rows x width | processes | one alone (s) | all (s) | efficiency | if they shared nothing "
+    "| CPU of one / of all | sent by one (MiB) | labels | others' CPU |",
+    "|---|---|---|---|---|---|---|---|---|---|",
 )
 
 
@@ -88,13 +90,13 @@ def cluster(rows: Tensor, group: Group) -> tuple[Tensor, tuple[float, float]]:
 
 
 def work(config: Configuration) -> dict[str, Any]:
-    """One process: the first measures alone while the others wait, then all together, in turn."""
+    """One process: the first alone while the others wait, all together, each its own; in turn."""
     dist.init_process_group("gloo", timeout=timedelta(minutes=10))
     torch.set_num_threads(config.threads)
     rows = make_features(config.n, config.dim).rows
     for group in (None, True):
         cluster(rows[:600], group)  # imports and compiles everything
-    first, alone, together, labels = dist.get_rank() == 0, [], [], {}
+    first, alone, together, apart, labels = dist.get_rank() == 0, [], [], [], {}
     with sending() as sent:
         for _ in range(config.repeats):
             dist.barrier()
@@ -105,9 +107,11 @@ def work(config: Configuration) -> dict[str, Any]:
             sent[0] = 0
             labels[True], seconds = cluster(rows, True)
             together.append(seconds)
+            dist.barrier()
+            apart.append(cluster(rows, None)[1])
     equal = not first or torch.equal(labels[False], labels[True])
     result = {
-        "alone": alone, "together": together, "sent": sent[0],
+        "alone": alone, "together": together, "apart": apart, "sent": sent[0],
         "equal": same_everywhere(labels[True]) and equal,
         "clusters": int(labels[True].max()) + 1,
     }  # fmt: skip
@@ -148,12 +152,19 @@ def run(config: Configuration) -> dict[str, Any]:
     alone = parts[0]["alone"]
     calls = list(zip(*(part["together"] for part in parts), strict=True))  # of all processes
     together = [max(seconds for seconds, _ in call) for call in calls]
+    apart = [
+        max(seconds for seconds, _ in call)
+        for call in zip(*(part["apart"] for part in parts), strict=True)
+    ]
     spent = [sum(cpu for _, cpu in call) for call in calls]
     return {
         **asdict(config), "device": "cpu", "alone": [seconds for seconds, _ in alone],
-        "together": together,
+        "together": together, "apart": apart,
         "efficiency": statistics.median(
             one / (config.processes * all_) for (one, _), all_ in zip(alone, together, strict=True)
+        ),
+        "ceiling": statistics.median(
+            one / all_ for (one, _), all_ in zip(alone, apart, strict=True)
         ),
         "work": statistics.median(
             one / all_ for (_, one), all_ in zip(alone, spent, strict=True)
@@ -176,8 +187,8 @@ def describe(record: dict[str, Any]) -> str:
         timing.title(
             record, f"{record['n']:,} x {record['dim']}, processes: {record['processes']}"
         ),
-        f"  {all_:.3f} s, one alone {one:.3f} s: efficiency {record['efficiency']:.2f}, of CPU "
-        f"seconds {record['work']:.2f}; labels "
+        f"  {all_:.3f} s, one alone {one:.3f} s: efficiency {record['efficiency']:.2f}, if they "
+        f"shared nothing {record['ceiling']:.2f}, of CPU seconds {record['work']:.2f}; labels "
         f"{'equal' if record['equal'] else 'DIFFER'}, {record['clusters']} clusters",
         f"  sent by one process up to {max(record['sent']) / 2**20:.2f} MiB",
     ]
@@ -196,6 +207,7 @@ def table(records: list[dict[str, Any]]) -> str:
             f"{statistics.median(record['alone']):.3g}",
             f"{statistics.median(record['together']):.3g}",
             f"{record['efficiency']:.2f}",
+            f"{record['ceiling']:.2f}" if "ceiling" in record else "",
             f"{record['work']:.2f}",
             f"{max(record['sent']) / 2**20:.2f}",
             "equal" if record["equal"] else "differ",

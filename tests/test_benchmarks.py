@@ -292,6 +292,7 @@ def test_two_processes_share_a_clustering(
     assert record["equal"]
     assert record["clusters"] > 1
     assert record["efficiency"] > 0
+    assert record["ceiling"] > 0
     neighbours = 8 * 150 * 30  # of the rows that each process decides on
     assert all(neighbours < sent < 30 * neighbours for sent in record["sent"])
     assert capsys.readouterr().out.startswith("300 x 64, processes: 2, cpu, threads: 1\n")

@@ -152,6 +152,8 @@ def test_a_geotiff_may_keep_its_bands_first_or_last(tmp_path, channels_last):
     path = tmp_path / "scene.tif"
     imwrite(path, bands.transpose(1, 2, 0) if channels_last else bands, photometric="minisblack")
     data = load("landsat", path, instances=1)
+    assert data.bands  # infrared channels that differ
+    assert not load("synthetic").bands  # only one
     assert [data.visible.pixels[0, channel].unique().item() for channel in range(3)] == [0, 40, 80]
     assert [data.query.pixels[0, channel].unique().item() for channel in range(3)] == [
         120,

@@ -141,6 +141,20 @@ def test_two_views_double_the_visible_rows_only() -> None:
     assert len(one) == 3
 
 
+def test_infrared_images_turn_gray_unless_their_channels_are_bands() -> None:
+    pixels = torch.tensor([0, 100, 250], dtype=torch.uint8).view(1, 3, 1, 1).expand(64, 3, 8, 8)
+    settings = Settings(pad=0, contrast=0.0)
+    found = [
+        _steps.infrared_views(
+            pixels, RECIPES["pgm"], settings, torch.Generator().manual_seed(0), matching, bands
+        )
+        for matching, bands in ((True, False), (True, True), (False, True))
+    ]
+    assert (found[0].std(dim=1).flatten(1).amax(dim=1) < 1e-6).float().mean() > 0.5
+    for kept in found[1:]:
+        torch.testing.assert_close(kept, pixels / 255)
+
+
 def rates(recipe: Recipe, settings: Settings) -> list[float]:
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     found = []

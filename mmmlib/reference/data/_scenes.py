@@ -196,7 +196,8 @@ def load_scene(name: str, data_dir: Path | None, options: Options) -> DataSet:
     generator = torch.Generator().manual_seed(options.seed)
     visible, infrared = _both(scene, options, generator, (0, scene.train_columns))
     gallery, query = _both(scene, options, generator, (scene.train_columns, scene.columns()))
-    return DataSet(visible, infrared, query, gallery, "plain", name)
+    bands = len(scene.infrared) > 1
+    return DataSet(visible, infrared, query, gallery, "plain", name, bands)
 
 
 def _hubble_scene(data_dir: Path | None, seed: int) -> _Scene:

@@ -34,6 +34,8 @@ class DataSet(NamedTuple):
         gallery: Visible test images to find them in; None if there are none.
         protocol: How they are scored, by ``mmmlib.evaluation``.
         name: The name in the table.
+        bands: Whether each channel of an infrared image is a band of its own, so that none of them
+            may stand for all.
     """
 
     visible: Images
@@ -42,6 +44,7 @@ class DataSet(NamedTuple):
     gallery: Images | None
     protocol: Protocol
     name: str
+    bands: bool = False
 
 
 class Options(NamedTuple):

@@ -73,10 +73,15 @@ def visible_views(
 
 
 def infrared_views(
-    pixels: Tensor, recipe: Recipe, settings: Settings, generator: torch.Generator, matching: bool
+    pixels: Tensor,
+    recipe: Recipe,
+    settings: Settings,
+    generator: torch.Generator,
+    matching: bool,
+    bands: bool = False,
 ) -> Tensor:
-    """One random view of each image."""
-    if views_of(recipe, settings) == 1:
+    """One random view of each image; the colours of bands are left alone."""
+    if bands or views_of(recipe, settings) == 1:
         return _view(pixels, settings, generator)
     color = 0.0 if matching else recipe.color
     images = infrared_view(
@@ -289,7 +294,8 @@ def look(
     images = [
         visible_views(data.visible.pixels[rows[0]], recipe, settings, trainer.sampling),
         infrared_views(
-            data.infrared.pixels[rows[1]], recipe, settings, trainer.sampling, plan.matching
+            data.infrared.pixels[rows[1]], recipe, settings, trainer.sampling, plan.matching,
+            data.bands,
         ),
     ]
     features = _embed(trainer.model, images, settings)
