@@ -294,7 +294,11 @@ def look(
     images = [
         visible_views(data.visible.pixels[rows[0]], recipe, settings, trainer.sampling),
         infrared_views(
-            data.infrared.pixels[rows[1]], recipe, settings, trainer.sampling, plan.matching,
+            data.infrared.pixels[rows[1]],
+            recipe,
+            settings,
+            trainer.sampling,
+            plan.matching,
             data.bands,
         ),
     ]
