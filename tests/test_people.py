@@ -284,14 +284,16 @@ def test_the_tree_is_what_the_loader_of_sysu_reads(tmp_path):
     assert data.protocol == "sysu-all"
 
 
-def test_the_data_set_splits_by_identity_and_shares_images_among_cameras():
-    data = load("people", instances=4, height=24, width=12)
-    assert data.visible.pixels.shape == data.infrared.pixels.shape == (150 * 4, 3, 24, 12)
-    assert data.query.pixels.shape == data.gallery.pixels.shape == (50 * 4, 3, 24, 12)
-    assert data.visible.cameras.bincount().tolist() == [0, 150, 150, 0, 150, 150]
-    assert data.query.cameras.bincount().tolist() == [0, 0, 0, 100, 0, 0, 100]
+def test_the_data_set_splits_by_identity_and_has_as_many_images_by_each_camera():
+    data = load("people", instances=2, height=24, width=12)
+    assert data.visible.pixels.shape == (60 * 4 * 2, 3, 24, 12)
+    assert data.infrared.pixels.shape == (60 * 2 * 2, 3, 24, 12)
+    assert len(data.query.pixels) == 20 * 2 * 2
+    assert len(data.gallery.pixels) == 20 * 4 * 2
+    assert data.visible.cameras.bincount().tolist() == [0, 120, 120, 0, 120, 120]
+    assert data.query.cameras.bincount().tolist() == [0, 0, 0, 40, 0, 0, 40]
     train, test = (set(images.identities.tolist()) for images in (data.visible, data.query))
-    assert (len(train), len(test)) == (150, 50)
+    assert (len(train), len(test)) == (60, 20)
     assert not train & test
     assert data.protocol == "sysu-all"
 

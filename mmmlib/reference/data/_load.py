@@ -36,7 +36,8 @@ def load(
             file, ``"people"`` and ``"synthetic"`` nothing, all others a directory.
         data_dir: Where it lies, if it lies in files.
         seed: Decides every random choice.
-        instances: Images of each window of a scene, in each modality.
+        instances: Images of each window of a scene in each modality, of each rendered person by
+            each camera.
         jitter: How far a crop strays from its window, in pixels; None for the scene's default.
         height: Height to which images from files are resized.
         width: Width to which images from files are resized.

@@ -3,33 +3,29 @@
 from pathlib import Path
 
 from mmmlib.reference.data._table import DataSet, Images, Options
-from mmmlib.reference.people import INFRARED_CAMERAS, VISIBLE_CAMERAS, People, render_people
+from mmmlib.reference.people import People, render_people
 
-TRAIN, TEST = range(1, 151), range(151, 201)
+PERSONS, TRAIN = 80, 60
 
 
 def load_people(data_dir: Path | None, options: Options) -> DataSet:
-    """The first 150 persons of a seed for training, 50 more for the test.
+    """The first 60 persons of a seed for training, 20 more for the test; all walk to the camera.
 
-    The cameras of a modality share its images of a person, each having as many as the others.
+    Seen from any side they are too hard for a small network without other images to begin with:
+    its clusters do not agree with the identities.
     """
-    visible, gallery = _render(VISIBLE_CAMERAS, options)
-    infrared, query = _render(INFRARED_CAMERAS, options)
-    return DataSet(visible, infrared, query, gallery, "sysu-all", "people")
-
-
-def _render(cameras: tuple[int, ...], options: Options) -> tuple[Images, Images]:
-    """Images of all persons by some cameras: for training, for the test."""
     people = render_people(
-        [*TRAIN, *TEST],
-        -(-options.instances // len(cameras)),
+        PERSONS,
+        options.instances,
         seed=options.seed,
         height=options.height,
         width=options.width,
-        cameras=cameras,
+        yaw=0.0,
     )
-    train = people.identities < TEST.start
-    return _images(people.rows(train)), _images(people.rows(~train))
+    dark, train = people.infrared(), people.identities <= TRAIN
+    parts = (train & ~dark, train & dark, ~train & dark, ~train & ~dark)
+    visible, infrared, query, gallery = (_images(people.rows(part)) for part in parts)
+    return DataSet(visible, infrared, query, gallery, "sysu-all", "people")
 
 
 def _images(people: People) -> Images:
