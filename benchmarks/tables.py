@@ -43,6 +43,7 @@ ROWS = {
     "oracle": "`oracle`: true labels",
 }
 SCORES = ("rank_1", "mean_ap", "ari_all", "pair_precision")
+COMPARED = ("baseline", "adca", "pgm", "mbccm", "adca+mmm", "mmm-shared", "mmm-whitened", "oracle")
 TRAINING_HEAD = (
     "| training | seeds | Rank-1 (%) | mAP (%) | ARI-all | pair precision (%) |",
     "|---|---|---|---|---|---|",
@@ -80,6 +81,32 @@ def _training_row(text: str, rows: list[dict[str, Any]]) -> str:
     cells = [spread(values, key != "ari_all") for key, values in last.items()]
     seeds = ", ".join(str(row["seed"]) for row in rows)
     return f"| {text} | {seeds} | " + " | ".join(cells) + " |"
+
+
+def compared_table(runs: list[dict[str, Any]]) -> str:
+    """What each recipe has more than ``mmm``: paired by seed, the mean and its 95% interval."""
+    head = "| data set | training | seeds | Rank-1 (points more than `mmm`) | mAP |"
+    lines = [head, "|---" * 5 + "|"]
+    for dataset in ("people", "hubble", "landsat"):
+        own = [row for row in runs if row["dataset"] == dataset and _of_today(row)]
+        for name in COMPARED:
+            apart = [
+                association.paired(_by_seed(own, name, score), _by_seed(own, "mmm", score))
+                for score in SCORES[:2]
+            ]
+            seeds = _by_seed(own, name, SCORES[0]).keys() & _by_seed(own, "mmm", SCORES[0]).keys()
+            cells = [
+                f"{part.mean:+.1f} [{part.low:+.1f}, {part.high:+.1f}]" for part in apart if part
+            ]
+            if cells:
+                text = ", ".join(map(str, sorted(seeds)))
+                lines.append(_line((dataset, ROWS[name], text, *cells)))
+    return "\n".join([*lines, ""])
+
+
+def _by_seed(runs: list[dict[str, Any]], name: str, score: str) -> dict[int, float]:
+    """A score of a recipe in percent, by seed."""
+    return {row["seed"]: 100 * row["last"][score] for row in runs if row["name"] == name}
 
 
 def windows_table(rows: list[dict[str, Any]]) -> str:
@@ -186,6 +213,7 @@ def tables() -> dict[str, str]:
         "association.md": association.text(association.load_records(association.RESULTS)),
         "association_tried.md": tried.table(),
         "clustering.md": clustering_tables(timing.recorded(clustering.RESULTS)),
+        "compared.md": compared_table(training.finished(training.RESULTS)),
         "distributed.md": distributed.table(timing.recorded(distributed.RESULTS)),
         "evaluation.md": evaluation.table(timing.recorded(evaluation.RESULTS)),
         "kills.md": kills.table(json.loads(kills.RESULTS.read_text())),

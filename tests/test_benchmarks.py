@@ -282,6 +282,18 @@ def test_evaluation_times_every_case(tmp_path: Path) -> None:
     assert evaluation.table(records).count("threads: 1") >= len(records)
 
 
+def test_recipes_are_held_against_mmm_seed_by_seed() -> None:
+    def of(name: str, seed: int, rank: float) -> dict[str, object]:
+        settings = asdict(training.settings_of(name, "hubble", None, seed))
+        last = {"rank_1": rank, "mean_ap": 0.5}
+        return {"name": name, "dataset": "hubble", "seed": seed, "settings": settings, "last": last}
+
+    runs = [of("mmm", seed, 0.5 + seed / 10) for seed in range(4)]
+    runs += [of("pgm", seed, 0.5 + seed / 10 + 0.02 + 0.01 * (seed % 2)) for seed in range(1, 5)]
+    row = tables.compared_table(runs).splitlines()[2]  # seeds 1, 2 and 3: 3, 2 and 3 points
+    assert row == "| hubble | `pgm` | 1, 2, 3 | +2.7 [+1.2, +4.1] | +0.0 [+0.0, +0.0] |"
+
+
 def test_two_processes_share_a_clustering(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
