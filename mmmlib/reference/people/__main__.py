@@ -18,10 +18,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--height", type=int, default=96)
     parser.add_argument("--width", type=int, default=48)
+    parser.add_argument("--yaw", type=float, help="one view for all, in degrees: 0 is the front")
+    parser.add_argument("--occlusion", type=float, default=0.2, help="share with something before")
     options = parser.parse_args()
     people = render_people(
         options.identities, options.images, seed=options.seed, height=options.height,
-        width=options.width,
+        width=options.width, yaw=options.yaw, occlusion=options.occlusion,
     )  # fmt: skip
     if options.out:
         write_sysu_tree(people, options.out)
