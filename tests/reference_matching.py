@@ -137,48 +137,94 @@ def relabel(labels, partner, drop_last=False):
     ]
 
 
-def cluster_evidence(visible, infrared, heat=0.05, ridge=0.1, neighbors=5):
-    """The log shares and margins of ``match_clusters``, cluster by cluster; sides as arrays."""
+def cluster_evidence(visible, infrared):
+    """Log shares of ``match_clusters``, margins and log excess, cluster by cluster, from arrays."""
     sides = [
         [(values[i][real[i]], weights[i][real[i]]) for i in range(len(values))]
         for values, weights in (visible, infrared)
         for real in [weights > 0]
     ]
     sides = [[(rows, share / share.sum()) for rows, share in side] for side in sides]
-    dim = sides[0][0][0].shape[1]
-    scatter = np.zeros((dim, dim))
-    for rows, share in sides[0] + sides[1]:
-        mean = share @ rows
-        for row, part in zip(rows, share, strict=True):
-            scatter += part * np.outer(row - mean, row - mean)
-    root = np.eye(dim)
-    if np.trace(scatter) > 0:
-        values, vectors = np.linalg.eigh(scatter + ridge * np.trace(scatter) / dim * np.eye(dim))
-        root = vectors / np.sqrt(values) @ vectors.T
-    white = []
+    if min(len(side) for side in sides) > 1:
+        offsets = [np.mean([share @ rows for rows, share in side], axis=0) for side in sides]
+        sides = [
+            [(rows - offset, share) for rows, share in side]
+            for side, offset in zip(sides, offsets, strict=True)
+        ]
+    mirrored = [sides[0], [(-rows, share) for rows, share in sides[1]]]
+    found, decoys = (*_seen(sides), sides), (*_seen(mirrored), mirrored)
+    for ridge in (1.0, 0.01):
+        again = _learnt(sides, found, ridge)
+        if _sureness(again[1]) <= _sureness(found[1]):
+            break
+        found, decoys = again, _learnt(mirrored, decoys, ridge)
+    usual = max(_mean_best(_margin(decoys[0])), 1e-3)
+    margin = _margin(found[0])
+    return found[1], margin / usual, np.log(max(_mean_best(margin) / usual - 1, 0.02))
+
+
+def _seen(sides):
+    """Cost and log shares."""
+    unit = []
     for side in sides:
-        offset = np.mean([share @ rows for rows, share in side], axis=0)
-        if min(len(sides[0]), len(sides[1])) == 1:
-            offset = 0
-        moved = [(rows - offset) @ root for rows, _ in side]
-        norms = [np.linalg.norm(rows, axis=1, keepdims=True) for rows in moved]
-        white.append([r / np.where(n > 0, n, 1) for r, n in zip(moved, norms, strict=True)])
-    cost = np.zeros((len(white[0]), len(white[1])))
-    for i, left in enumerate(white[0]):
-        for j, right in enumerate(white[1]):
+        norms = [np.linalg.norm(rows, axis=1, keepdims=True) for rows, _ in side]
+        unit.append(
+            [rows / np.where(n > 0, n, 1) for (rows, _), n in zip(side, norms, strict=True)]
+        )
+    cost = np.zeros((len(unit[0]), len(unit[1])))
+    for i, left in enumerate(unit[0]):
+        for j, right in enumerate(unit[1]):
             apart = np.linalg.norm(left[:, None] - right, axis=2)
             mean = (apart.min(axis=1).mean() + apart.min(axis=0).mean()) / 2
             cost[i, j] = mean**2 / 2
-    plan = np.exp(-cost / heat)
-    for _ in range(5000):
-        plan /= plan.sum(axis=1, keepdims=True) * len(plan)
-        plan /= plan.sum(axis=0) * plan.shape[1]
+    kernel = np.exp(-cost / 0.02)
+    row, column = np.ones(len(unit[0])), np.ones(len(unit[1]))
+    for _ in range(500):
+        row = (kernel @ column) ** (-5 / 6)
+        column = (kernel.T @ row) ** (-5 / 6)
+    plan = row[:, None] * kernel * column
     share = np.log(plan / plan.sum(axis=1, keepdims=True)) + np.log(plan / plan.sum(axis=0))
+    return cost, share
+
+
+def _learnt(sides, found, ridge):
+    """The same after whitening by what best partners differ in."""
+    _, share, seen = found
+    dim = sides[0][0][0].shape[1]
+    scatter = np.zeros((dim, dim))
+    pairs = [(i, int(share[i].argmax())) for i in range(share.shape[0])]
+    pairs += [(int(share[:, j].argmax()), j) for j in range(share.shape[1])]
+    for i, j in pairs:
+        ends = [(sides[0][i], seen[0][i]), (sides[1][j], seen[1][j])]
+        for (own, of), (other, there) in (ends, ends[::-1]):
+            units = [
+                rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)
+                for rows, _ in (of, there)
+            ]
+            for row, weight, place in zip(*own, units[0], strict=True):
+                near = np.linalg.norm(units[1] - place, axis=1).argmin()
+                apart = row - other[0][near]
+                scatter += np.exp(share[i, j]) * weight * np.outer(apart, apart)
+    root = np.eye(dim)
+    if np.trace(scatter) > 0:
+        scatter = scatter * np.trace(scatter) / np.trace(scatter @ scatter) + ridge * np.eye(dim)
+        values, vectors = np.linalg.eigh(scatter)
+        root = vectors / np.sqrt(values) @ vectors.T
+    white = [[(rows @ root, part) for rows, part in side] for side in sides]
+    return (*_seen(white), white)
+
+
+def _sureness(share):
+    return (share.max(axis=0).mean() + share.max(axis=1).mean()) / 2
+
+
+def _margin(cost):
     margin = -2 * cost
-    for table, axis in ((cost, 0), (cost, 1)):
-        margin += (
-            np.sort(table, axis=axis)
-            .take(range(min(neighbors, table.shape[axis])), axis)
-            .mean(axis=axis, keepdims=True)
-        )
-    return share, margin
+    for axis in (0, 1):
+        near = np.sort(cost, axis=axis).take(range(min(5, cost.shape[axis])), axis)
+        margin = margin + near.mean(axis=axis, keepdims=True)
+    return margin
+
+
+def _mean_best(margin):
+    return (margin.max(axis=0).mean() + margin.max(axis=1).mean()) / 2

@@ -10,7 +10,7 @@ from benchmarks.association.generator import Scene
 from benchmarks.association.methods import CLUSTERERS, MATCHERS, Clusters, Labels, Sizes
 from mmmlib._types import ClusterMatch
 from mmmlib.evaluation import association_report
-from mmmlib.matching import memory_cost
+from mmmlib.matching import match_costs, memory_cost
 
 JOINS = ("cheapest", "components")
 SCORES = ("ari_all", "ari_all_clustered", "precision", "recall", "f1")
@@ -80,10 +80,16 @@ def right_partners(match: ClusterMatch, clusters: Clusters) -> float:
 
 
 def calibration(match: ClusterMatch, clusters: Clusters) -> dict[str, Any]:
-    """How confidence and the margin of the plain cost tell right pairs from wrong ones."""
+    """How confidence and the margin of the plain cost tell right pairs from wrong ones.
+
+    A matcher that says a confidence is judged on all best partners, also on those that it leaves
+    out because they are unsure.
+    """
     pairs = match.matched
     if not pairs.any():
         return {}
+    if not bool((match.confidence[pairs] == 1).all()):
+        pairs = match_costs(match.cost).matched
     right = (clusters.owners[0][:, None] == clusters.owners[1])[pairs]
     confidence = match.confidence[pairs].double()
     cost = memory_cost(*clusters.memories(4))
