@@ -302,9 +302,8 @@ def draw_distances(rows: list[dict[str, Any]], dataset: str, quick: bool) -> "Ax
     if not panels:
         return None
     axes = pyplot.subplots(
-        1, len(panels), figsize=(3.3 * len(panels), 2.8), layout="constrained", sharey=True,
-        squeeze=False,
-    )[1][0]  # fmt: skip
+        1, len(panels), figsize=(3.3 * len(panels), 2.8), layout="constrained", squeeze=False
+    )[1][0]  # each with a scale of its own: a random network's distances are one spike
     for ax, (name, found) in zip(axes, panels.items(), strict=True):
         _draw_histograms(ax, found)
         gap = statistics.mean(one["between"]["mean"] - one["within"]["mean"] for one in found)
