@@ -13,6 +13,7 @@ from mmmlib.reference.data import Images, load, windows
 from mmmlib.reference.models import gradient_features
 
 SETS = ("people", "hubble", "landsat")
+KINDS = ("gradients", "trained", "trained again")  # the last: a network no matcher was made on
 SHARE = 0.8  # of the identities of trained features that a seed draws
 SIZES = Sizes(k1=8, k2=3, joint_k1=16, joint_k2=4, joint_eps=0.5)  # those of the training
 
@@ -57,14 +58,19 @@ def names(options: argparse.Namespace) -> list[str]:
     """The cases of pixels for which there is what they need."""
     found = [f"{name}, gradients" for name in SETS if name != "landsat" or options.landsat]
     if options.features:
-        there = [name for name in SETS if (options.features / f"{name}.npz").is_file()]
-        found += [f"{name}, trained" for name in there]
+        for kind in KINDS[1:]:
+            found += [f"{name}, {kind}" for name in SETS if _file(name, kind, options).is_file()]
     return found
 
 
 def scene_of(case: str, seed: int, options: argparse.Namespace) -> Scene:
     """One case of ``names``."""
     name, _, kind = case.partition(", ")
-    if kind == "trained":
-        return trained(options.features / f"{name}.npz", seed)
-    return gradients(name, seed, options.landsat)
+    if kind == "gradients":
+        return gradients(name, seed, options.landsat)
+    return trained(_file(name, kind, options), seed)
+
+
+def _file(name: str, kind: str, options: argparse.Namespace) -> Path:
+    folder: Path = options.features
+    return folder / f"{name}{kind.removeprefix('trained').replace(' ', '_')}.npz"
