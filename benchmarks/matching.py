@@ -24,6 +24,7 @@ from mmmlib.matching._matchers import Rule
 
 RESULTS = Path(__file__).parent / "results" / "matching.json"
 SIZES = ((206, 206), (425, 738), (400, 400), (2000, 3600), (10_000, 10_000))
+TURN_SIZES, WIDTHS = ((400, 400), (437, 763)), (128, 512, 2048)
 SOLVER_SIZES = (500, 1000, 2000, 4000, 20_000)
 COSTS = ("uniform", "exp-cos")
 MATCHERS = (
@@ -39,7 +40,7 @@ WHOLE_LIMIT = 4000  # rows of a matrix that every library solver is given
 class Configuration:
     """What one process measures."""
 
-    kind: str  # "match" or "solver"
+    kind: str  # "match", "solver" or "turns"
     visible: int
     infrared: int
     threads: int
@@ -140,6 +141,34 @@ def measure_match(config: Configuration) -> dict[str, Any]:
     return {"parts": parts, "error": relative(cost, exact)}
 
 
+def measure_turns(config: Configuration) -> dict[str, Any]:
+    """``match_clusters`` and ``multi_memory_match`` in turns, so that noise meets both."""
+    sides = [
+        make_memories(n, config, infrared=infrared)
+        for n, infrared in ((config.visible, False), (config.infrared, True))
+    ]
+    calls = {
+        "multi_memory_match": partial(matching.multi_memory_match, *sides),
+        "match_clusters": partial(matching.match_clusters, *sides),
+    }
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in calls}
+    for _ in range(config.repeats):
+        for name, call in calls.items():
+            runs[name].append(timing.measure(call, device=config.device)[1])
+    seconds = {name: [run["seconds"] for run in found] for name, found in runs.items()}
+    ratios = [
+        ours / theirs for theirs, ours in zip(*(seconds[name] for name in calls), strict=True)
+    ]
+    parts = {
+        name: {
+            "seconds": float(np.median(seconds[name])), "all_seconds": seconds[name],
+            "others": max(run["others"] for run in found),
+        }
+        for name, found in runs.items()
+    }  # fmt: skip
+    return {"parts": parts, "ratio": float(np.median(ratios)), "ratios": ratios}
+
+
 def relative(found: Tensor, wanted: Tensor) -> float:
     """The largest relative difference."""
     return ((found.double() - wanted) / wanted).abs().max().item()
@@ -209,12 +238,13 @@ def library_solvers(config: Configuration) -> dict[str, Callable[[np.ndarray], f
 def run(config: Configuration) -> dict[str, Any]:
     """Measure one configuration in this process."""
     torch.set_num_threads(config.threads)
-    measures = {"match": measure_match, "solver": measure_solver}[config.kind]
-    least = min(config.visible, config.infrared, 40 if config.kind == "match" else 720)
+    measures = {"match": measure_match, "solver": measure_solver, "turns": measure_turns}
+    measure = measures[config.kind]
+    least = min(config.visible, config.infrared, 720 if config.kind == "solver" else 40)
     small = {"visible": least, "infrared": least + 10 * (config.visible != config.infrared)}
-    measures(Configuration(**{**asdict(config), **small, "repeats": 1}))  # compiles everything
+    measure(Configuration(**{**asdict(config), **small, "repeats": 1}))  # compiles everything
     begin = timing.clocks()
-    found = measures(config)
+    found = measure(config)
     others = max(timing.since(begin)[1], timing.busiest(found["parts"].values()))
     return {**asdict(config), **found, "others": others, "environment": timing.metadata()}
 
@@ -231,10 +261,13 @@ def describe(record: dict[str, Any]) -> str:
 def tables(records: list[dict[str, Any]]) -> str:
     """The cost, the matchers and the solvers."""
     matches = [record for record in records if record["kind"] == "match"]
+    turns = [record for record in records if record["kind"] == "turns"]
     solvers = [record for record in records if record["kind"] == "solver"]
     parts = [
         ("The cost: seconds (times the product)", COST_HEAD, map(_cost_row, matches)),
         ("The matchers: seconds", ("clusters", *MATCHERS), map(_match_row, matches)),
+        ("match_clusters and multi_memory_match in turns: seconds", TURN_HEAD,
+         map(_turn_row, turns)),
         ("Linear assignment: seconds", SOLVER_HEAD, map(_solver_row, solvers)),
         ("Columns of several rows: seconds", CAPACITY_HEAD,
          map(_capacity_row, [row for row in solvers if "capacitated_assignment" in row["parts"]])),
@@ -253,6 +286,9 @@ COST_HEAD = (
 SOLVER_HEAD = (
     "clusters", "ours", "of that certificate", "gap", "scipy", "best of lapx", "ours / best",
     "others' CPU",
+)  # fmt: skip
+TURN_HEAD = (
+    "clusters", "width", "multi_memory_match", "match_clusters", "times", "others' CPU"
 )  # fmt: skip
 CAPACITY_HEAD = ("clusters", "ours", "scipy, repeated", "times")
 
@@ -293,6 +329,14 @@ def _match_row(record: dict[str, Any]) -> list[str]:
         _name(record),
         *(f"{parts[name]['seconds']:.3g}" if name in parts else "" for name in MATCHERS),
     ]
+
+
+def _turn_row(record: dict[str, Any]) -> list[str]:
+    seconds = [record["parts"][name]["seconds"] for name in TURN_HEAD[2:4]]
+    return [
+        _name(record), str(record["dim"]), *(f"{each:.3g}" for each in seconds),
+        f"{record['ratio']:.1f}", f"{record['others']:.0%}",
+    ]  # fmt: skip
 
 
 def _solver_row(record: dict[str, Any]) -> list[str]:
@@ -346,6 +390,15 @@ def configurations(options: argparse.Namespace) -> list[Configuration]:
             found.append(
                 Configuration("match", visible, infrared, threads, repeats=repeats, **common)
             )
+        for size in options.turn_sizes:
+            visible, infrared = map(int, size.split("x"))
+            found += [
+                Configuration(
+                    "turns", visible, infrared, threads,
+                    repeats=options.repeats, **{**common, "dim": dim},
+                )
+                for dim in options.widths
+            ]  # fmt: skip
         for size in options.solver_sizes:
             visible, infrared = map(int, size.split("x"))
             repeats = options.repeats if visible * infrared < 10**8 else 1
@@ -364,6 +417,9 @@ def main(arguments: list[str] | None = None) -> None:
     sizes = [f"{visible}x{infrared}" for visible, infrared in SIZES]
     solver_sizes = [f"{n}x{n}" for n in SOLVER_SIZES] + ["2000x5000"]
     parser.add_argument("--sizes", nargs="*", default=sizes)
+    turn_sizes = [f"{visible}x{infrared}" for visible, infrared in TURN_SIZES]
+    parser.add_argument("--turn-sizes", nargs="*", default=turn_sizes)
+    parser.add_argument("--widths", nargs="*", type=int, default=WIDTHS, help="of the turns")
     parser.add_argument("--solver-sizes", nargs="*", default=solver_sizes)
     parser.add_argument("--costs", nargs="*", choices=COSTS, default=COSTS)
     parser.add_argument("--memories", type=int, default=4)

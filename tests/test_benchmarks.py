@@ -252,13 +252,19 @@ def test_memory_measures_updates_beside_the_published_loop(
 def test_matching_times_matchers_and_solvers(tmp_path: Path) -> None:
     results = tmp_path / "matching.json"
     arguments = ["--sizes", "12x10", "--solver-sizes", "20x20", "10x25", "--costs", "exp-cos"]
+    arguments += ["--turn-sizes", "12x10", "--widths", "8", "16"]
     arguments += ["--dim", "16", "--threads", "1", "--repeats", "1", "--json", str(results)]
     matching.main(arguments)
     records = timing.recorded(results)
-    assert [row["kind"] for row in records] == ["match", "solver", "solver"]
+    kinds = [row["kind"] for row in records]
+    assert kinds == ["match", "solver", "solver", "turns", "turns"]
     assert records[0]["error"] < 1e-5
     assert records[0]["parts"]["published loop"]["error"] < 1e-5
-    for record in records[1:]:
+    for record in records[3:]:
+        parts = record["parts"]
+        ratio = parts["match_clusters"]["seconds"] / parts["multi_memory_match"]["seconds"]
+        assert record["ratio"] == pytest.approx(ratio)
+    for record in records[1:3]:
         totals = [part["total"] for part in record["parts"].values() if "total" in part]
         assert len(totals) >= 2
         assert record["parts"]["linear_assignment"]["gap"] <= 1e-9 * 20 * record["largest"]
@@ -270,6 +276,7 @@ def test_matching_times_matchers_and_solvers(tmp_path: Path) -> None:
             assert totals == pytest.approx([totals[0]] * len(totals))
     text = matching.tables(records)
     assert "| 12 v 10, threads: 1 |" in text
+    assert "| 12 v 10, threads: 1 | 8 |" in text
     assert "| 10 v 25, exp-cos, threads: 1 |" in text
 
 

@@ -54,11 +54,13 @@ def scene_of(case: str, seed: int, options: argparse.Namespace) -> tuple[Scene, 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options, with the cases that can be measured."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", nargs="+", help="tiers, or '<set>, gradients|trained'")
+    parser.add_argument(
+        "--cases", nargs="+", help="tiers, or '<set>, gradients|trained|trained again'"
+    )
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--clusterers", nargs="+", choices=CLUSTERERS, default=list(CLUSTERERS))
     parser.add_argument("--methods", nargs="+", choices=MATCHERS)
-    parser.add_argument("--features", type=Path, help="folder of <set>.npz")
+    parser.add_argument("--features", type=Path, help="folder of <set>.npz and <set>_again.npz")
     parser.add_argument("--landsat", help="the file of the scene")
     parser.add_argument("--identities", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)

@@ -12,11 +12,11 @@ from scipy import stats
 from benchmarks.association.generator import TIERS
 from benchmarks.association.measure import SCORES
 from benchmarks.association.methods import BOUNDS, MATCHERS
-from benchmarks.association.pixels import SETS
+from benchmarks.association.pixels import KINDS, SETS
 
 RESULTS = Path(__file__).parent.parent / "results" / "association.jsonl"
 OURS = "match_clusters"
-PIXELS = tuple(f"{name}, {kind}" for kind in ("gradients", "trained") for name in SETS)
+PIXELS = tuple(f"{name}, {kind}" for kind in KINDS for name in SETS)
 LEVEL = 0.95
 
 Records = dict[tuple[str, int, str], dict[str, Any]]
