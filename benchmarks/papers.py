@@ -284,7 +284,7 @@ def draw_sweeps(rows: list[dict[str, Any]], dataset: str, quick: bool) -> "Axes 
         ax.set(xlabel=f"{SWEEPS[name][0]}: {name}")
         ax.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set(ylabel="%")
-    axes[0, 0].legend(frameon=False)
+    axes[0, -1].legend(frameon=False, loc="lower right")
     figure.suptitle(f"on {dataset}")
     first: Axes = axes[0, 0]
     return first
