@@ -54,7 +54,7 @@ def test_cost_and_confidence_equal_the_loops(size, ragged):
 def test_sides_of_different_width_are_averaged_each_over_its_own_memories():
     visible, infrared = make_sides(5, 4)
     padded = SubPrototypes(
-        torch.cat([infrared.values, torch.full((4, 2, 6), 7.0, dtype=torch.float64)], dim=1),
+        torch.cat([infrared.values, torch.full((4, 2, 6), 1e30, dtype=torch.float64)], dim=1),
         torch.cat([infrared.weights, torch.zeros(4, 2, dtype=torch.float64)], dim=1),
     )
     same(match_clusters(visible, padded), match_clusters(visible, infrared))

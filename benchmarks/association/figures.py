@@ -26,14 +26,14 @@ from benchmarks.association.report import (
 )
 
 IMAGES = Path(__file__).parent.parent.parent / "docs" / "images"
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "os^Dv<>"
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+MARKERS = "os^Dv<>P"
 
 
 def question(records: Records, key: str) -> Figure:
     """F1 of every variant in every case, with the interval over seeds."""
     names = cases(records)
-    figure, ax = pyplot.subplots(figsize=(9.5, 4.2), layout="constrained")
+    figure, ax = pyplot.subplots(figsize=(10.5, 4.2), layout="constrained")
     dots(ax, records, QUESTIONS[key].variants, names, "f1")
     ax.set_title(QUESTIONS[key].title)
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
@@ -57,7 +57,7 @@ def dots(
             place, mean, yerr=np.nan_to_num(reach), fmt=MARKERS[i % len(MARKERS)], ms=5, lw=1.2,
             color=COLORS[i % len(COLORS)], label=variant.name,
         )  # fmt: skip
-    ax.set_xticks(range(len(names)), [name.replace(", ", ",\n") for name in names], fontsize=8)
+    ax.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], fontsize=7)
     ax.set_ylabel("F1 of pairs" if score == "f1" else "ARI-all")
     ax.grid(axis="y", alpha=0.3)
     for x in range(1, len(names)):
@@ -73,7 +73,7 @@ BEST = (
 def best(records: Records) -> Figure:
     """Ours beside the published matchers."""
     names = cases(records)
-    figure, axes = pyplot.subplots(2, 1, figsize=(9.5, 7), layout="constrained", sharex=True)
+    figure, axes = pyplot.subplots(2, 1, figsize=(10.5, 7), layout="constrained", sharex=True)
     variants = tuple(Variant(name, name) for name in (OURS, *BEST))
     for ax, score in zip(axes, ("f1", "ari_all"), strict=True):
         dots(ax, records, variants, names, score)
@@ -98,12 +98,14 @@ def reliability(records: Records) -> Figure:
             full = total[:, 0] > 0
             ax.plot(
                 total[full, 1] / total[full, 0], total[full, 2] / total[full, 0],
-                marker=MARKERS[i % 7], ms=5, lw=1, color=COLORS[i % 7], label=case,
+                marker=MARKERS[i], ms=5, lw=1, color=COLORS[i], label=case,
             )  # fmt: skip
         ax.set(title=title, xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
         ax.grid(alpha=0.3)
         if group:
-            ax.legend(frameon=False, fontsize=8)
+            ax.legend(
+                fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3
+            )
     axes[0].set_ylabel("share of right pairs")
     return figure
 

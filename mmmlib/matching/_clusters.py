@@ -142,14 +142,15 @@ def match_clusters(
 
 def _centred(sides: tuple[SubPrototypes, SubPrototypes]) -> list[SubPrototypes]:
     """Memories around the mean of their modality, along their principal directions."""
-    largest = max(float(side.values.detach().abs().amax()) for side in sides) or 1.0
+    real = [side.values.detach() * (side.weights > 0)[..., None] for side in sides]
+    largest = max(float(values.abs().amax()) for values in real) or 1.0
     dtype = result_type(*(side.values for side in sides))
     several = min(len(side.values) for side in sides) > 1
     found = []
-    for side in sides:
+    for side, values in zip(sides, real, strict=True):
         weights = side.weights.to(dtype)
         weights = weights / weights.sum(dim=1, keepdim=True)
-        values = side.values.detach().to(dtype) / largest
+        values = values.to(dtype) / largest
         mean = (values * weights[..., None]).sum(dim=1).mean(dim=0)
         values = (values - mean * several) * (weights > 0)[..., None]
         found.append(SubPrototypes(values, weights))
