@@ -331,9 +331,12 @@ def _check_device(device: str) -> None:
 
 
 def _new_folder(folder: Path) -> Path:
-    """The folder, with a number behind it if an earlier run has it."""
+    """The folder, with a number behind it if an earlier run has it.
+
+    One that was killed before it had written a file has none.
+    """
     number, free = 1, folder
-    while free.exists():
+    while free.is_file() or any(path.suffix != ".new" for path in free.glob("*")):
         number += 1
         free = folder.with_name(f"{folder.name}_{number}")
     return free

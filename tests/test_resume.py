@@ -145,6 +145,15 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again(tmp_path: Path) 
     assert [row["stage"] for row in metrics(tmp_path / "run")] == ["random"]
 
 
+def test_a_run_killed_before_its_first_file_leaves_its_folder_to_the_next(tmp_path: Path) -> None:
+    folder = tmp_path / "synthetic_baseline"
+    folder.mkdir()
+    (folder / "args.json.new").write_text("{")
+    assert train(tmp_path, "--epochs", "1", "--recipe", "baseline", "--iters", "1", "--resume") == 0
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert (folder / "card.json").is_file()
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -244,13 +244,13 @@ class Run:
         self.saved: int | None = None if self.state is None else self.state["epoch"]
         if not writes:
             return
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.state is None:
+            write_json(folder / "args.json", asdict(settings))  # from here on it can be resumed
+            (folder / "log.txt").write_text("")
+        write_json(folder / "env.json", environment())
         if tensorboard:
             self._board = _open_board(folder / "tensorboard", (self.state or {}).get("epoch", -1))
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "env.json", environment())
-        if self.state is None:
-            write_json(folder / "args.json", asdict(settings))
-            (folder / "log.txt").write_text("")
 
     def stop(self, *_: object) -> None:
         """End the training after the epoch that runs (as the handler of a signal)."""
