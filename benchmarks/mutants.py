@@ -4,7 +4,12 @@
 a comparison, a number, a reduction or a check can be changed, in the Python of matching, memory,
 clustering and evaluation (compiled kernels are left out: their oracles are the slow versions in
 ``tests``). Each mutant runs in a fork of a process that has everything loaded, against the tests of
-its module, until one fails. A survivor is printed as the line that it changed.
+its module, until one fails. A survivor is printed as the line that it changed, and recorded.
+
+``python -m benchmarks.mutants --again`` tries the recorded survivors once more, after tests were
+written for them, and records beside the first score who is killed now. A survivor that computes the
+same for every input is listed in ``benchmarks/equivalent_mutants.json`` with the reason, by hand;
+it is tried like any other and counted apart.
 """
 
 import argparse
@@ -15,17 +20,19 @@ import inspect
 import json
 import os
 import random
+import resource
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "mutants.json"
+EQUIVALENT = Path(__file__).parent / "equivalent_mutants.json"
 TESTS = {
     "mmmlib/clustering.py": ("tests/test_clustering.py", "clustering"),
     "mmmlib/evaluation/": ("tests/test_evaluation.py", "evaluation"),
@@ -35,6 +42,16 @@ TESTS = {
     "mmmlib/matching/_transport.py": ("tests/test_transport.py", "matching"),
     "mmmlib/matching/": ("tests/test_matching.py", "matching"),
 }
+PROPERTIES = {
+    "clustering": "jaccard or dbscan or neighbours or sub_prototypes or relabelled or tracked",
+    "matching": "assignment or match or loads or shared or joining or cost or plan",
+    "memory": "memories and not distance",
+    "evaluation": "ranking or agreement",
+}
+FURTHER = {
+    "tests/test_clustering.py": ["tests/test_types.py"],
+    "tests/test_matching.py": ["tests/test_match_clusters.py", "tests/test_types.py"],
+}  # what else is asked of who survives
 COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
     ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -250,10 +267,10 @@ class Clock:
 
 
 class Quick:
-    """Keeps the quickest tests, as many as fit into some seconds, and runs them in that order."""
+    """Keeps the quickest tests, as many as fit into some seconds, or the others, quickest first."""
 
-    def __init__(self, times: dict[str, float], seconds: float) -> None:
-        self.times, self.seconds = times, seconds
+    def __init__(self, times: dict[str, float], seconds: float, *, rest: bool = False) -> None:
+        self.times, self.seconds, self.rest = times, seconds, rest
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         """Sort and cut."""
@@ -264,7 +281,10 @@ class Quick:
             if total > self.seconds:
                 break
             kept += 1
-        del items[kept:]
+        if self.rest:
+            del items[:kept]
+        else:
+            del items[kept:]
 
 
 CALL = ["-q", "-x", "-p", "no:cacheprovider", "--no-header"]
@@ -279,14 +299,18 @@ def quick(path: str, times: dict[str, float], seconds: float) -> bool:
     return pytest.main([*CALL, own, "-k", SPARED], plugins=[Quick(times, seconds)]) == 0
 
 
-def thorough(path: str) -> bool:
-    """Whether all of them pass, its cases in the contract, and the properties."""
+def thorough(path: str, times: dict[str, float], seconds: float) -> bool:
+    """Whether the others pass, the module's cases in the contract, and its properties."""
     import pytest
 
     own, word = tests_of(path)
-    calls = ([own, "-k", SPARED],
-             ["tests/test_contract.py", "-k", f"{word} and not public_name and not threads"],
-             ["tests/test_properties.py"])  # fmt: skip
+    if pytest.main([*CALL, own, "-k", SPARED], plugins=[Quick(times, seconds, rest=True)]) not in (
+        pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED,
+    ):  # fmt: skip
+        return False
+    calls = (["tests/test_contract.py", "-k", f"{word} and not public_name and not threads"],
+             ["tests/test_properties.py", "-k", PROPERTIES[word]],
+             *([file, "-k", SPARED] for file in FURTHER.get(own, ())))  # fmt: skip
     return all(pytest.main([*CALL, *words]) == 0 for words in calls)
 
 
@@ -310,8 +334,8 @@ def measured(path: str) -> dict[str, float]:
     return times
 
 
-def passes_in_fork(work: Callable[[], bool], limit: float) -> bool:
-    """Whether some work in a fork says yes in time."""
+def passes_in_fork(work: Callable[[], bool], limit: int) -> bool:
+    """Whether some work in a fork says yes within some seconds of the CPU."""
     started, child = time.monotonic(), os.fork()
     if child == 0:
         code = 1
@@ -319,6 +343,7 @@ def passes_in_fork(work: Callable[[], bool], limit: float) -> bool:
             silence = os.open(os.devnull, os.O_WRONLY)
             os.dup2(silence, 1)
             os.dup2(silence, 2)
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
             code = 0 if work() else 1
         finally:
             os._exit(code)
@@ -326,7 +351,7 @@ def passes_in_fork(work: Callable[[], bool], limit: float) -> bool:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status) == 0
-        if time.monotonic() - started > limit:
+        if time.monotonic() - started > 20 * limit:  # waits for something
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return False
@@ -366,28 +391,27 @@ class Tried(NamedTuple):
 
     mutant: Mutant
     alive: bool
-    quickly: bool
 
 
-def run(number: int, seed: int, seconds: float, keep: Callable[[dict[str, Any]], None]) -> None:
+def run(
+    number: int, seed: int, seconds: float, keep: Callable[[dict[str, Any]], None],
+    before: dict[str, Any],
+) -> None:  # fmt: skip
     """Try a sample of the mutants: quick tests first, what survives them against all."""
     everything = [mutant for path in files() for mutant in mutants(path)]
     sample = random.Random(seed).sample(everything, min(number, len(everything)))
     times: dict[str, dict[str, float]] = {}
-    found: list[Tried] = []
-    for mutant in sample:
+    found = [Tried(*pair) for pair in zip(sample, before.get("alive", []), strict=False)]
+    for mutant in sample[len(found) :]:
         path, (own, _) = mutant.path, tests_of(mutant.path)
         if own not in times:
             times[own] = measured(path)
             print(f"{own}: {len(times[own])} tests pass", flush=True)
-        known = times[own]
-        work = with_mutant(mutant, lambda path=path, known=known: quick(path, known, seconds))
-        alive = passes_in_fork(work, 60 + 10 * seconds)
-        quickly = not alive
-        if alive:
-            work = with_mutant(mutant, lambda path=path: thorough(path))
-            alive = passes_in_fork(work, 600)
-        found.append(Tried(mutant, alive, quickly))
+        given = path, times[own], seconds
+        alive = passes_in_fork(
+            with_mutant(mutant, lambda given=given: quick(*given)), 30 + 5 * round(seconds)
+        ) and passes_in_fork(with_mutant(mutant, lambda given=given: thorough(*given)), 600)
+        found.append(Tried(mutant, alive))
         if alive:
             print(f"{len(found)}/{len(sample)} survives: {_told(mutant)}", flush=True)
         elif len(found) % 20 == 0:
@@ -405,27 +429,68 @@ def record(found: list[Tried], possible: int, wanted: int, seed: int) -> dict[st
     return {
         "possible": possible, "wanted": wanted, "tried": len(found), "seed": seed,
         "killed": sum(not one.alive for one in found),
-        "by quick tests": sum(one.quickly for one in found), "modules": modules,
+        "modules": modules,
         "survivors": [
             {"path": one.mutant.path, "line": one.mutant.line, "function": one.mutant.function,
-             "change": one.mutant.change}
+             "change": one.mutant.change, "text": _text(one.mutant)}
             for one in found if one.alive
         ],
+        "alive": [one.alive for one in found],
     }  # fmt: skip
 
 
+def _text(mutant: Mutant) -> str:
+    return (ROOT / mutant.path).read_text().splitlines()[mutant.line - 1].strip()
+
+
 def _told(mutant: Mutant) -> str:
-    text = (ROOT / mutant.path).read_text().splitlines()[mutant.line - 1].strip()
-    return f"{mutant.path}:{mutant.line} {mutant.change}: {text}"
+    return f"{mutant.path}:{mutant.line} {mutant.change}: {_text(mutant)}"
 
 
-def chosen(words: list[str]) -> Iterator[Mutant]:
-    """The mutants of survivors that were recorded, to try again."""
-    for word in words:
-        path, line, change = word.split(":", 2)
-        for mutant in mutants(ROOT / path):
-            if mutant.line == int(line) and mutant.change == change:
-                yield mutant
+def same_place(survivor: dict[str, Any]) -> list[Mutant]:
+    """The mutants of a recorded survivor, wherever its line has moved to in its function."""
+    words = [survivor[name] for name in ("function", "change", "text")]
+    found = [
+        mutant
+        for mutant in mutants(ROOT / survivor["path"])
+        if [mutant.function, mutant.change, _text(mutant)] == words
+    ]
+    nearest = min((abs(one.line - survivor["line"]) for one in found), default=0)
+    return [one for one in found if abs(one.line - survivor["line"]) == nearest]
+
+
+def reason(survivor: dict[str, Any]) -> str | None:
+    """Why a survivor is equivalent, if somebody has found out."""
+    names = ("path", "function", "change", "text")
+    for one in json.loads(EQUIVALENT.read_text()):
+        if all(one[name] == survivor[name] for name in names):
+            return str(one["reason"])
+    return None
+
+
+def again(recorded: dict[str, Any], keep: Callable[[dict[str, Any]], None]) -> None:
+    """Try the survivors of a record with all tests, and note who is alive now."""
+    for survivor in recorded["survivors"]:
+        if survivor.get("now") == "killed":
+            continue
+        own = same_place(survivor)
+        if not own:
+            raise LookupError(
+                f"survivors must be in the code, got {survivor}: run the sample again"
+            )
+        alive = any(
+            passes_in_fork(with_mutant(mutant, lambda path=mutant.path: thorough(path, {}, 0)), 900)
+            for mutant in own
+        )
+        why = reason(survivor)
+        survivor["now"] = "killed" if not alive else "alive" if why is None else "equivalent"
+        if alive and why is not None:
+            survivor["reason"] = why
+        print(f"{survivor['now']}: {_told(own[0])}", flush=True)
+        words = [one.get("now") for one in recorded["survivors"]]
+        recorded["killed since"] = words.count("killed")
+        recorded["equivalent"] = words.count("equivalent")
+        keep(recorded)
 
 
 def main(options: list[str] | None = None) -> None:
@@ -435,21 +500,20 @@ def main(options: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=4, help="of quick tests at first")
     parser.add_argument("--json", type=Path, default=RESULTS)
-    parser.add_argument("--again", nargs="*", help="path:line:change of mutants to try again")
+    parser.add_argument("--go-on", action="store_true", help="after the last one of the record")
+    parser.add_argument("--again", action="store_true", help="only the recorded survivors")
     given = parser.parse_args(options)
     os.chdir(ROOT)
     warm_up()
-    if given.again:
-        for mutant in chosen(given.again):
-            work = with_mutant(mutant, lambda path=mutant.path: thorough(path))
-            word = "survives" if passes_in_fork(work, 600) else "killed"
-            print(f"{word}: {_told(mutant)}", flush=True)
-        return
 
     def keep(found: dict[str, Any]) -> None:
         given.json.write_text(json.dumps(found, indent=1) + "\n")
 
-    run(given.number, given.seed, given.seconds, keep)
+    if given.again:
+        again(json.loads(given.json.read_text()), keep)
+    else:
+        before = json.loads(given.json.read_text()) if given.go_on else {}
+        run(given.number, given.seed, given.seconds, keep, before)
 
 
 if __name__ == "__main__":

@@ -1635,3 +1635,16 @@ def test_the_first_joint_cluster_counts_among_those_that_hold_both():
     features = torch.stack([angle.cos(), angle.sin()], dim=1)
     found = cross_modality_cluster(features, features[:3], k1=6, k2=3, min_samples=2)
     assert found.in_both.tolist() == [True, False]
+
+
+def test_without_images_there_is_one_group():
+    nothing = torch.zeros(0, dtype=torch.int64)
+    found = sub_prototypes(torch.zeros(0, 3), nothing, groups=nothing)
+    assert found.values.shape == (0, 1, 3)
+    assert found.weights.shape == (0, 1)
+
+
+@pytest.mark.parametrize("graph", [None, torch.eye(3)])
+def test_a_sweep_of_what_is_no_graph_is_refused(graph):
+    with pytest.raises(TypeError, match="graph must be a JaccardGraph, got"):
+        sweep_eps(graph, [])

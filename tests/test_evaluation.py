@@ -474,6 +474,30 @@ def test_the_smallest_and_the_largest_features_are_searched(dtype):
     assert near.mean_ap == pytest.approx(expected.mean_ap, abs=1e-12)
 
 
+def test_huge_rows_with_entries_of_zero_are_searched_as_their_unit_rows_are():
+    query, gallery, *people = random_images()[:4]
+    query, gallery = query.double(), gallery.double()
+    query[:, 0] = 0.0
+    query[:, 1] = torch.where(query[:, 1] > 0, 1e-200, 0.0)
+    expected = evaluate(query, gallery, *people)
+    found = evaluate(query * 1e300, gallery, *people)
+    assert torch.equal(found.cmc, expected.cmc)
+    assert found.mean_ap == pytest.approx(expected.mean_ap, abs=1e-14)
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor of the CPU that says it lies on a GPU, so that operations of torch are taken."""
+
+    device = torch.device("cuda")
+
+
+def test_elsewhere_squares_of_rows_are_those_of_the_compiled_loop():
+    rows = torch.randn(9000, 3, generator=torch.Generator().manual_seed(0))
+    found = _search._squares(rows.as_subclass(Elsewhere))
+    expected = rows.double().square().sum(dim=1)
+    torch.testing.assert_close(found.as_subclass(torch.Tensor), expected, rtol=1e-12, atol=0)
+
+
 def test_features_without_columns_all_tie():
     people = torch.tensor([0, 1])
     result = evaluate(torch.zeros(2, 0), torch.zeros(2, 0), people, people)

@@ -346,6 +346,17 @@ def test_empty_modalities_give_no_labels(n, m, form):
     assert reverse_labels(features, torch.arange(n), gallery).tolist() == [-1] * n
 
 
+def test_labels_that_reach_some_images_are_no_reason_to_warn(caplog):
+    with caplog.at_level(logging.WARNING, logger="mmmlib"):
+        reached = transfers(make_sides())
+        visible, _, infrared, infrared_labels = make_sides()
+        infrared_labels[::3] = -1
+        some = unify_labels(visible, infrared, infrared_labels, k=1, smooth=0)
+    assert all((labels >= 0).any() for labels in (*reached.values(), some))
+    assert any((labels < 0).any() for labels in reached.values())
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_noise_only_gives_no_labels_and_a_warning(form, caplog):
     visible, labels, infrared, infrared_labels = make_sides()

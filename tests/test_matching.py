@@ -1106,6 +1106,10 @@ def test_a_toy_case_tells_all_clusters_from_all_but_the_last():
          "confidence must have the shape of cost (2, 3), got (3, 2)"),
         ({"confidence": torch.full((2, 3), 1.5)}, "confidence must be in [0, 1], got 1.5"),
         ({"confidence": torch.full((2, 3), -0.5)}, "confidence must be in [0, 1], got -0.5"),
+        (
+            {"confidence": torch.tensor([[0.0, 1.0, 0.5], [1.0, 0.0, 1.25]])},
+            "confidence must be in [0, 1], got 1.25",
+        ),
         ({"confidence": torch.full((2, 3), math.nan)},
          "confidence must not hold nan or -inf, got nan at (0, 0)"),
         ({"confidence": torch.ones(2, 3, dtype=torch.int64)}, "confidence must be a "
