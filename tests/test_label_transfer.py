@@ -346,6 +346,15 @@ def test_empty_modalities_give_no_labels(n, m, form):
     assert reverse_labels(features, torch.arange(n), gallery).tolist() == [-1] * n
 
 
+@pytest.mark.parametrize("width", [1, 3, 8, 50])
+def test_a_walk_takes_no_more_entries_at_a_time_than_its_room(width, monkeypatch):
+    monkeypatch.setattr(_propagation, "_BLOCK", 24)
+    rows = torch.arange(30.0 * width).view(30, width)
+    blocks = _propagation._blocks(rows)
+    assert torch.equal(torch.cat(blocks), rows)
+    assert [len(block) for block in blocks[:-1]] == [max(24 // width, 1)] * (len(blocks) - 1)
+
+
 def test_labels_that_reach_some_images_are_no_reason_to_warn(caplog):
     with caplog.at_level(logging.WARNING, logger="mmmlib"):
         reached = transfers(make_sides())

@@ -279,6 +279,41 @@ def test_memory_cost_keeps_its_digits(kind, direction):
     assert torch.allclose(exact, expected, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("bytes_", [1, 2000, 2**29])
+def test_elsewhere_one_memory_per_cluster_costs_the_same_in_any_room(bytes_, monkeypatch):
+    monkeypatch.setattr(_costs, "DEVICE_BYTES", bytes_)
+    visible, infrared = (make_memories(9, 1, dim=12, seed=s, ragged=False).values for s in (1, 2))
+    found = on_device(visible, infrared, "symmetric", torch.float64)
+    torch.testing.assert_close(found, truth(visible, infrared), rtol=1e-12, atol=0)
+
+
+def test_elsewhere_a_block_of_distances_stays_within_its_room(monkeypatch):
+    """Two tables stand at a time: rows by columns and rows by clusters."""
+    monkeypatch.setattr(_costs, "DEVICE_BYTES", 8 * 200 * (20 + 60))
+    seen = []
+
+    def look(left, right, *rest):
+        seen.append(8 * len(left.real) * (len(right.real) + len(right.share)))
+        return block_cost(left, right, *rest)
+
+    block_cost = _costs._block_cost
+    monkeypatch.setattr(_costs, "_block_cost", look)
+    sides = [make_memories(n, 3, dim=12, seed=n, ragged=False).values for n in (300, 20)]
+    found = on_device(*sides, "symmetric", torch.float64)
+    torch.testing.assert_close(found, truth(*sides), rtol=1e-12, atol=0)
+    assert len(seen) > 1
+    assert max(seen) <= _costs.DEVICE_BYTES
+
+
+@pytest.mark.parametrize("size", [2.0**-120, 2.0**-60, 2.0**-31, 1.0, 2.0**31, 2.0**60, 2.0**120])
+def test_rows_whose_squares_might_leave_float32_are_brought_near_one(size):
+    rows = torch.tensor([[size, 0.0, -size], [0.5 * size, -size, 0.25 * size]])
+    sides = _costs.both_sides(visible=rows, infrared=-rows)
+    frame = _costs._frame(*(_costs._flatten(side, 0.5, torch.float32) for side in sides))
+    assert frame.needed == (size != 1)
+    assert frame.scale * size in ((0.5, 1.0) if size != 1 else (1.0,))
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("kind", HARD)
 def test_exact_costs_have_the_same_bits_for_any_tile_and_number_of_threads(
