@@ -2,12 +2,14 @@
 
 Python is measured under the tests of the primitives. Kernels are compiled, and no tracer sees into
 them: they are measured in a second run with ``NUMBA_DISABLE_JIT=1``, on the small inputs of the
-contract and the properties. Both runs are counted together.
+contract and the properties. Both runs are counted together. ``--keep FOLDER`` keeps which test ran
+which line, for ``benchmarks.mutants``.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,7 +36,7 @@ def trace(tests: tuple[str, ...], folder: Path, name: str, *, jit: bool, words: 
                    "COVERAGE_FILE": str(folder / f".coverage.{name}")}  # fmt: skip
     command = [sys.executable, "-m", "coverage", "run", "--branch", "--source", "mmmlib",
                "--omit", "mmmlib/reference/*,mmmlib/cli.py,mmmlib/plots/*", "-m", "pytest",
-               *QUIET, *tests, "-k", words]  # fmt: skip
+               "-p", "benchmarks.contexts", *QUIET, *tests, "-k", words]  # fmt: skip
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )  # fmt: skip
@@ -83,6 +85,7 @@ def main(options: list[str] | None = None) -> None:
     """Measure, print what is below 95 %, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, default=RESULTS)
+    parser.add_argument("--keep", type=Path, help="a folder for the lines of each test")
     given = parser.parse_args(options)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -94,6 +97,10 @@ def main(options: list[str] | None = None) -> None:
             "not compiled": trace(SMALL, folder, "plain", jit=False, words=spared),
         }
         found = summary(report(folder), runs)
+        if given.keep is not None:
+            given.keep.mkdir(parents=True, exist_ok=True)
+            for path in folder.glob(".coverage.compiled*"):
+                shutil.copy(path, given.keep / path.name.removeprefix("."))
     given.json.write_text(json.dumps(found, indent=1) + "\n")
     for what, part in found["totals"].items():
         print(f"{what}: {part['share']:.1%} of {part['of']}")
