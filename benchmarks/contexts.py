@@ -1,4 +1,4 @@
-"""A plugin of pytest for ``benchmarks.coverage``: which test ran each line, and how long it took."""
+"""A plugin of pytest for ``benchmarks.coverage``: which test ran a line, and how long it took."""
 
 import json
 import os
@@ -25,5 +25,5 @@ def pytest_runtest_logreport(report: Any) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """Write the seconds beside the coverage."""
-    Path(os.environ["COVERAGE_FILE"]).with_suffix(".times").write_text(json.dumps(_times))
+    """Write the seconds."""
+    Path(os.environ["MMMLIB_TIMES"]).write_text(json.dumps(_times))

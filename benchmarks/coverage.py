@@ -33,7 +33,8 @@ QUIET = ("-q", "-p", "no:cacheprovider", "-o", "filterwarnings=ignore", "--tb=li
 def trace(tests: tuple[str, ...], folder: Path, name: str, *, jit: bool, words: str) -> str:
     """Run some tests under the tracer; pytest's last line."""
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "0" if jit else "1",
-                   "COVERAGE_FILE": str(folder / f".coverage.{name}")}  # fmt: skip
+                   "COVERAGE_FILE": str(folder / f".coverage.{name}"),
+                   "MMMLIB_TIMES": str(folder / f"times.{name}")}  # fmt: skip
     command = [sys.executable, "-m", "coverage", "run", "--branch", "--source", "mmmlib",
                "--omit", "mmmlib/reference/*,mmmlib/cli.py,mmmlib/plots/*", "-m", "pytest",
                "-p", "benchmarks.contexts", *QUIET, *tests, "-k", words]  # fmt: skip
@@ -99,8 +100,8 @@ def main(options: list[str] | None = None) -> None:
         found = summary(report(folder), runs)
         if given.keep is not None:
             given.keep.mkdir(parents=True, exist_ok=True)
-            for path in folder.glob(".coverage.compiled*"):
-                shutil.copy(path, given.keep / path.name.removeprefix("."))
+            for name in (".coverage.compiled", "times.compiled"):
+                shutil.copy(folder / name, given.keep / name.removeprefix("."))
     given.json.write_text(json.dumps(found, indent=1) + "\n")
     for what, part in found["totals"].items():
         print(f"{what}: {part['share']:.1%} of {part['of']}")
