@@ -4,7 +4,9 @@
 a comparison, a number, a reduction or a check can be changed, in the Python of matching, memory,
 clustering and evaluation (compiled kernels are left out: their oracles are the slow versions in
 ``tests``). Each mutant runs in a fork of a process that has everything loaded, against the tests of
-its module, until one fails. A survivor is printed as the line that it changed, and recorded.
+its module, its cases in the contract and the properties, until one fails. With ``--map FOLDER``,
+what ``benchmarks.coverage --keep FOLDER`` wrote, only tests that reach the changed line are run,
+the quickest first. A survivor is printed as the line that it changed, and recorded.
 
 ``python -m benchmarks.mutants --again`` tries the recorded survivors once more, after tests were
 written for them, and records beside the first score who is killed now. A survivor that computes the
@@ -15,6 +17,7 @@ it is tried like any other and counted apart.
 import argparse
 import ast
 import copy
+import functools
 import importlib
 import inspect
 import json
@@ -23,7 +26,6 @@ import random
 import resource
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,16 +44,8 @@ TESTS = {
     "mmmlib/matching/_transport.py": ("tests/test_transport.py", "matching"),
     "mmmlib/matching/": ("tests/test_matching.py", "matching"),
 }
-PROPERTIES = {
-    "clustering": "jaccard or dbscan or neighbours or sub_prototypes or relabelled or tracked",
-    "matching": "assignment or match or loads or shared or joining or cost or plan",
-    "memory": "memories and not distance",
-    "evaluation": "ranking or agreement",
-}
-FURTHER = {
-    "tests/test_clustering.py": ["tests/test_types.py"],
-    "tests/test_matching.py": ["tests/test_match_clusters.py", "tests/test_types.py"],
-}  # what else is asked of who survives
+SHARED = ("tests/test_contract.py", "tests/test_properties.py")
+FURTHER = {"tests/test_matching.py": ("tests/test_match_clusters.py",)}
 COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
     ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -255,83 +249,99 @@ def _code(code: CodeType, words: list[str]) -> CodeType:
     return code
 
 
-class Clock:
-    """Notes how long every test takes."""
-
-    def __init__(self) -> None:
-        self.times: dict[str, float] = {}
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        """Add up set-up, call and the rest."""
-        self.times[report.nodeid] = self.times.get(report.nodeid, 0.0) + report.duration
-
-
-class Quick:
-    """Keeps the quickest tests, as many as fit into some seconds, or the others, quickest first."""
-
-    def __init__(self, times: dict[str, float], seconds: float, *, rest: bool = False) -> None:
-        self.times, self.seconds, self.rest = times, seconds, rest
-
-    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        """Sort and cut."""
-        items.sort(key=lambda item: self.times.get(item.nodeid, 1e9))
-        total, kept = 0.0, 0
-        for item in items:
-            total += self.times.get(item.nodeid, 1e9)
-            if total > self.seconds:
-                break
-            kept += 1
-        if self.rest:
-            del items[:kept]
-        else:
-            del items[kept:]
-
-
-CALL = ["-q", "-x", "-p", "no:cacheprovider", "--no-header"]
 SPARED = "not slow and not compile and not processes and not threads"
 
 
-def quick(path: str, times: dict[str, float], seconds: float) -> bool:
-    """Whether the quickest tests of a module pass."""
-    import pytest
+class Map(NamedTuple):
+    """Which tests reach a line, and the seconds that each takes."""
 
-    own, _ = tests_of(path)
-    return pytest.main([*CALL, own, "-k", SPARED], plugins=[Quick(times, seconds)]) == 0
-
-
-def thorough(path: str, times: dict[str, float], seconds: float) -> bool:
-    """Whether the others pass, the module's cases in the contract, and its properties."""
-    import pytest
-
-    own, word = tests_of(path)
-    if pytest.main([*CALL, own, "-k", SPARED], plugins=[Quick(times, seconds, rest=True)]) not in (
-        pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED,
-    ):  # fmt: skip
-        return False
-    calls = (["tests/test_contract.py", "-k", f"{word} and not public_name and not threads"],
-             ["tests/test_properties.py", "-k", PROPERTIES[word]],
-             *([file, "-k", SPARED] for file in FURTHER.get(own, ())))  # fmt: skip
-    return all(pytest.main([*CALL, *words]) == 0 for words in calls)
+    lines: Callable[[str, int], set[str]]
+    known: set[str]
+    seconds: dict[str, float]
 
 
-def measured(path: str) -> dict[str, float]:
-    """How long each test of a module takes, without a mutant; all have to pass."""
-    import pytest
+def read_map(folder: Path | None) -> Map:
+    """What ``benchmarks.coverage --keep`` wrote; without a folder nothing is known."""
+    if folder is None:
+        return Map(lambda path, line: set(), set(), {})
+    import coverage
 
-    own, _ = tests_of(path)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "times.json")
+    data = coverage.CoverageData(str(folder / "coverage.compiled"))
+    data.read()
+    full = {
+        path: name
+        for name in data.measured_files()
+        for path in map(str, files())
+        if name.endswith(path.removeprefix(str(ROOT)))
+    }
+
+    @functools.cache
+    def contexts(path: str) -> dict[int, list[str]]:
+        return data.contexts_by_lineno(full[str(ROOT / path)])
+
+    seconds: dict[str, float] = json.loads((folder / "times.compiled").read_text())
+    return Map(lambda path, line: set(contexts(path).get(line, ())), set(seconds), seconds)
+
+
+class Runner:
+    """Collects all tests once; then each mutant runs its own in a fork."""
+
+    def __init__(self, work: Callable[["Runner"], None], reach: Map, limit: float) -> None:
+        self.work, self.reach, self.limit = work, reach, limit
+        self.items: list[Any] = []
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        """Do the work in the place of running the tests."""
+        self.items = session.items
+        self.work(self)
+        return True
+
+    def tests_of(self, mutant: Mutant) -> list[Any]:
+        """The tests that may notice, the quickest first, as many as fit into the limit.
+
+        A test that the map does not know is run; so is one of a line that no test reaches.
+        """
+        own, word = tests_of(mutant.path)
+        files_ = (own, *FURTHER.get(own, ()))
+        reached = self.reach.lines(mutant.path, mutant.line)
+        chosen = []
+        for item in self.items:
+            file, name = item.nodeid.split("::", 1)
+            mine = file in files_ or (file in SHARED and ("properties" in file or word in name))
+            if mine and (item.nodeid in reached or item.nodeid not in self.reach.known):
+                chosen.append(item)
+        chosen.sort(key=lambda item: self.reach.seconds.get(item.nodeid, 0.0))
+        total, kept = 0.0, []
+        for item in chosen:
+            total += self.reach.seconds.get(item.nodeid, 0.0)
+            if total <= self.limit:
+                kept.append(item)
+        return kept
+
+    def survives(self, mutant: Mutant, *, without: bool = False) -> bool:
+        """Whether all tests of a mutant pass, or pass without it."""
+        items = self.tests_of(mutant)
 
         def work() -> bool:
-            clock = Clock()
-            passes = pytest.main([*CALL, own, "-k", SPARED], plugins=[clock]) == 0
-            file.write_text(json.dumps(clock.times))
-            return passes
+            if not without:
+                plant(mutant)
+            return all(map(_passes, items, [*items[1:], None]))
 
-        if not passes_in_fork(work, 1200):
-            raise RuntimeError(f"the tests of {path} must pass without a mutant")
-        times: dict[str, float] = json.loads(file.read_text())
-    return times
+        return passes_in_fork(work, round(60 + 4 * self.limit))
+
+    def check(self, sample: list[Mutant]) -> None:
+        """Tests that fail without a mutant would kill every one."""
+        for path in sorted({mutant.path for mutant in sample}):
+            first = next(mutant for mutant in sample if mutant.path == path)
+            if not self.survives(first, without=True):
+                raise RuntimeError(f"the tests of {path} must pass without a mutant")
+
+
+def _passes(item: Any, following: Any) -> bool:
+    from _pytest.runner import runtestprotocol
+
+    reports = runtestprotocol(item, log=False, nextitem=following)
+    return not any(report.failed for report in reports)
 
 
 def passes_in_fork(work: Callable[[], bool], limit: int) -> bool:
@@ -358,32 +368,25 @@ def passes_in_fork(work: Callable[[], bool], limit: int) -> bool:
         time.sleep(0.02)
 
 
-def with_mutant(mutant: Mutant, tests: Callable[[], bool]) -> Callable[[], bool]:
-    """The tests after the change."""
-
-    def work() -> bool:
-        plant(mutant)
-        return tests()
-
-    return work
-
-
-def warm_up() -> None:
-    """Load all that the tests load, in this process, without a second thread."""
+def with_tests(work: Callable[[Runner], None], reach: Map, limit: float) -> None:
+    """Load all that the tests load, in this process, without a second thread; then work."""
     import pytest
     import torch
 
     torch.set_num_threads(1)
     sys.path.insert(0, str(ROOT / "tests"))
-    own = sorted({name for name, _ in TESTS.values()})
-    pytest.main(["-q", "--collect-only", *own, "tests/test_contract.py",
-                 "tests/test_properties.py", "-p", "no:cacheprovider"])  # fmt: skip
     from contract_cases import CASES  # type: ignore[import-not-found]
 
     for case in CASES.values():
         case.run(case.tensors())
     import sklearn.cluster
     import sklearn.metrics  # noqa: F401
+
+    own = {name for name, _ in TESTS.values()} | {name for two in FURTHER.values() for name in two}
+    call = ["-qq", "-p", "no:cacheprovider", "-k", SPARED, *sorted(own), *SHARED]
+    code = pytest.main(call, plugins=[Runner(work, reach, limit)])
+    if code != pytest.ExitCode.OK:
+        raise RuntimeError(f"the tests must be collected, got {code!r}")
 
 
 class Tried(NamedTuple):
@@ -394,25 +397,17 @@ class Tried(NamedTuple):
 
 
 def run(
-    number: int, seed: int, seconds: float, keep: Callable[[dict[str, Any]], None],
+    runner: Runner, number: int, seed: int, keep: Callable[[dict[str, Any]], None],
     before: dict[str, Any],
 ) -> None:  # fmt: skip
-    """Try a sample of the mutants: quick tests first, what survives them against all."""
+    """Try a sample of the mutants."""
     everything = [mutant for path in files() for mutant in mutants(path)]
     sample = random.Random(seed).sample(everything, min(number, len(everything)))
-    times: dict[str, dict[str, float]] = {}
     found = [Tried(*pair) for pair in zip(sample, before.get("alive", []), strict=False)]
+    runner.check(sample)
     for mutant in sample[len(found) :]:
-        path, (own, _) = mutant.path, tests_of(mutant.path)
-        if own not in times:
-            times[own] = measured(path)
-            print(f"{own}: {len(times[own])} tests pass", flush=True)
-        given = path, times[own], seconds
-        alive = passes_in_fork(
-            with_mutant(mutant, lambda given=given: quick(*given)), 30 + 5 * round(seconds)
-        ) and passes_in_fork(with_mutant(mutant, lambda given=given: thorough(*given)), 600)
-        found.append(Tried(mutant, alive))
-        if alive:
+        found.append(Tried(mutant, runner.survives(mutant)))
+        if found[-1].alive:
             print(f"{len(found)}/{len(sample)} survives: {_told(mutant)}", flush=True)
         elif len(found) % 20 == 0:
             print(f"{len(found)}/{len(sample)}", flush=True)
@@ -468,7 +463,7 @@ def reason(survivor: dict[str, Any]) -> str | None:
     return None
 
 
-def again(recorded: dict[str, Any], keep: Callable[[dict[str, Any]], None]) -> None:
+def again(runner: Runner, recorded: dict[str, Any], keep: Callable[[dict[str, Any]], None]) -> None:
     """Try the survivors of a record with all tests, and note who is alive now."""
     for survivor in recorded["survivors"]:
         if survivor.get("now") == "killed":
@@ -478,10 +473,7 @@ def again(recorded: dict[str, Any], keep: Callable[[dict[str, Any]], None]) -> N
             raise LookupError(
                 f"survivors must be in the code, got {survivor}: run the sample again"
             )
-        alive = any(
-            passes_in_fork(with_mutant(mutant, lambda path=mutant.path: thorough(path, {}, 0)), 900)
-            for mutant in own
-        )
+        alive = any(map(runner.survives, own))
         why = reason(survivor)
         survivor["now"] = "killed" if not alive else "alive" if why is None else "equivalent"
         if alive and why is not None:
@@ -498,22 +490,25 @@ def main(options: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--number", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=4, help="of quick tests at first")
+    parser.add_argument("--seconds", type=float, default=60, help="of tests for each mutant")
+    parser.add_argument("--map", type=Path, help="of benchmarks.coverage --keep")
     parser.add_argument("--json", type=Path, default=RESULTS)
     parser.add_argument("--go-on", action="store_true", help="after the last one of the record")
     parser.add_argument("--again", action="store_true", help="only the recorded survivors")
     given = parser.parse_args(options)
     os.chdir(ROOT)
-    warm_up()
 
     def keep(found: dict[str, Any]) -> None:
         given.json.write_text(json.dumps(found, indent=1) + "\n")
 
-    if given.again:
-        again(json.loads(given.json.read_text()), keep)
-    else:
-        before = json.loads(given.json.read_text()) if given.go_on else {}
-        run(given.number, given.seed, given.seconds, keep, before)
+    def work(runner: Runner) -> None:
+        before = json.loads(given.json.read_text()) if given.again or given.go_on else {}
+        if given.again:
+            again(runner, before, keep)
+        else:
+            run(runner, given.number, given.seed, keep, before)
+
+    with_tests(work, read_map(given.map), given.seconds)
 
 
 if __name__ == "__main__":
