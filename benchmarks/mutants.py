@@ -296,14 +296,14 @@ class Runner:
         self.work(self)
         return True
 
-    def tests_of(self, mutant: Mutant) -> list[Any]:
+    def tests_of(self, mutant: Mutant, line: int) -> list[Any]:
         """The tests that may notice, the quickest first, as many as fit into the limit.
 
-        A test that the map does not know is run; so is one of a line that no test reaches.
+        A test that the map does not know is run. ``line`` is that of the mutant in the map.
         """
         own, word = tests_of(mutant.path)
         files_ = (own, *FURTHER.get(own, ()))
-        reached = self.reach.lines(mutant.path, mutant.line)
+        reached = self.reach.lines(mutant.path, line)
         chosen = []
         for item in self.items:
             file, name = item.nodeid.split("::", 1)
@@ -318,9 +318,9 @@ class Runner:
                 kept.append(item)
         return kept
 
-    def survives(self, mutant: Mutant, *, without: bool = False) -> bool:
+    def survives(self, mutant: Mutant, line: int, *, without: bool = False) -> bool:
         """Whether all tests of a mutant pass, or pass without it."""
-        items = self.tests_of(mutant)
+        items = self.tests_of(mutant, line)
 
         def work() -> bool:
             if not without:
@@ -333,7 +333,7 @@ class Runner:
         """Tests that fail without a mutant would kill every one."""
         for path in sorted({mutant.path for mutant in sample}):
             first = next(mutant for mutant in sample if mutant.path == path)
-            if not self.survives(first, without=True):
+            if not self.survives(first, first.line, without=True):
                 raise RuntimeError(f"the tests of {path} must pass without a mutant")
 
 
@@ -406,7 +406,7 @@ def run(
     found = [Tried(*pair) for pair in zip(sample, before.get("alive", []), strict=False)]
     runner.check(sample)
     for mutant in sample[len(found) :]:
-        found.append(Tried(mutant, runner.survives(mutant)))
+        found.append(Tried(mutant, runner.survives(mutant, mutant.line)))
         if found[-1].alive:
             print(f"{len(found)}/{len(sample)} survives: {_told(mutant)}", flush=True)
         elif len(found) % 20 == 0:
@@ -473,7 +473,7 @@ def again(runner: Runner, recorded: dict[str, Any], keep: Callable[[dict[str, An
             raise LookupError(
                 f"survivors must be in the code, got {survivor}: run the sample again"
             )
-        alive = any(map(runner.survives, own))
+        alive = any(runner.survives(mutant, survivor["line"]) for mutant in own)
         why = reason(survivor)
         survivor["now"] = "killed" if not alive else "alive" if why is None else "equivalent"
         if alive and why is not None:
