@@ -296,8 +296,8 @@ class Runner:
         self.work(self)
         return True
 
-    def tests_of(self, mutant: Mutant, line: int) -> list[Any]:
-        """The tests that may notice, the quickest first, as many as fit into the limit.
+    def tests_of(self, mutant: Mutant, line: int, limit: float) -> list[Any]:
+        """The tests that may notice, the quickest first, as many as fit into some seconds.
 
         A test that the map does not know is run. ``line`` is that of the mutant in the map.
         """
@@ -314,17 +314,16 @@ class Runner:
         total, kept = 0.0, []
         for item in chosen:
             total += self.reach.seconds.get(item.nodeid, 0.0)
-            if total <= self.limit:
+            if total <= limit:
                 kept.append(item)
         return kept
 
-    def survives(self, mutant: Mutant, line: int, *, without: bool = False) -> bool:
-        """Whether all tests of a mutant pass, or pass without it."""
-        items = self.tests_of(mutant, line)
+    def survives(self, mutant: Mutant, line: int) -> bool:
+        """Whether all tests of a mutant pass."""
+        items = self.tests_of(mutant, line, self.limit)
 
         def work() -> bool:
-            if not without:
-                plant(mutant)
+            plant(mutant)
             return all(map(_passes, items, [*items[1:], None]))
 
         return passes_in_fork(work, round(60 + 4 * self.limit))
@@ -333,7 +332,8 @@ class Runner:
         """Tests that fail without a mutant would kill every one."""
         for path in sorted({mutant.path for mutant in sample}):
             first = next(mutant for mutant in sample if mutant.path == path)
-            if not self.survives(first, first.line, without=True):
+            items = self.tests_of(first, first.line, self.limit / 10)
+            if not passes_in_fork(lambda items=items: all(map(_passes, items, items)), 600):
                 raise RuntimeError(f"the tests of {path} must pass without a mutant")
 
 
