@@ -324,7 +324,7 @@ class Runner:
 
         def work() -> bool:
             plant(mutant)
-            return all(map(_passes, items, [*items[1:], None]))
+            return _pass(items)
 
         return passes_in_fork(work, round(60 + 4 * self.limit))
 
@@ -333,15 +333,17 @@ class Runner:
         for path in sorted({mutant.path for mutant in sample}):
             first = next(mutant for mutant in sample if mutant.path == path)
             items = self.tests_of(first, first.line, self.limit / 10)
-            if not passes_in_fork(lambda items=items: all(map(_passes, items, items)), 600):
+            if not passes_in_fork(functools.partial(_pass, items), 600):
                 raise RuntimeError(f"the tests of {path} must pass without a mutant")
 
 
-def _passes(item: Any, following: Any) -> bool:
+def _pass(items: list[Any]) -> bool:
     from _pytest.runner import runtestprotocol
 
-    reports = runtestprotocol(item, log=False, nextitem=following)
-    return not any(report.failed for report in reports)
+    for item, following in zip(items, [*items[1:], None], strict=True):
+        if any(part.failed for part in runtestprotocol(item, log=False, nextitem=following)):
+            return False
+    return True
 
 
 def passes_in_fork(work: Callable[[], bool], limit: int) -> bool:
