@@ -25,7 +25,6 @@ import os
 import random
 import resource
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -292,6 +291,13 @@ class Runner:
 
     def pytest_runtestloop(self, session: Any) -> bool:
         """Do the work in the place of running the tests."""
+        from contract_cases import CASES  # type: ignore[import-not-found]
+
+        for case in CASES.values():
+            case.run(case.tensors())
+        import sklearn.cluster
+        import sklearn.metrics  # noqa: F401
+
         self.items = session.items
         self.work(self)
         return True
@@ -376,14 +382,6 @@ def with_tests(work: Callable[[Runner], None], reach: Map, limit: float) -> None
     import torch
 
     torch.set_num_threads(1)
-    sys.path.insert(0, str(ROOT / "tests"))
-    from contract_cases import CASES  # type: ignore[import-not-found]
-
-    for case in CASES.values():
-        case.run(case.tensors())
-    import sklearn.cluster
-    import sklearn.metrics  # noqa: F401
-
     own = {name for name, _ in TESTS.values()} | {name for two in FURTHER.values() for name in two}
     call = ["-qq", "-p", "no:cacheprovider", "-k", SPARED, *sorted(own), *SHARED]
     code = pytest.main(call, plugins=[Runner(work, reach, limit)])
