@@ -16,7 +16,6 @@ it is tried like any other and counted apart.
 
 import argparse
 import ast
-import copy
 import functools
 import importlib
 import inspect
@@ -63,13 +62,13 @@ NAMED = {
 
 
 class Mutant(NamedTuple):
-    """One change of one line of one function."""
+    """One change of one line of one function: the number-th of the file."""
 
     path: str
     line: int
     function: str
     change: str
-    source: str
+    number: int
 
 
 class _Places(ast.NodeVisitor):
@@ -195,21 +194,22 @@ def _swap(at: Any, first: str, second: str) -> None:
 
 def mutants(path: Path) -> list[Mutant]:
     """Every mutant of a file, in order."""
-    text = path.read_text()
     places = _Places()
-    tree = ast.parse(text)
+    places.visit(ast.parse(path.read_text()))
+    name = path.relative_to(ROOT).as_posix()
+    return [
+        Mutant(name, line, function, change, number)
+        for number, (function, line, change, _) in enumerate(places.found)
+    ]
+
+
+def mutated(mutant: Mutant) -> str:
+    """The source with the change."""
+    tree, places = ast.parse((ROOT / mutant.path).read_text()), _Places()
     places.visit(tree)
-    nodes = list(ast.walk(tree))
-    index = {id(node): number for number, node in enumerate(nodes)}
-    found = []
-    for function, line, change, (node, edit) in places.found:
-        changed = copy.deepcopy(tree)
-        at = list(ast.walk(changed))[index[id(node)]]
-        edit(at)
-        source = ast.unparse(ast.fix_missing_locations(changed))
-        name = path.relative_to(ROOT).as_posix()
-        found.append(Mutant(name, line, function, change, source))
-    return found
+    node, edit = places.found[mutant.number][3]
+    edit(node)
+    return ast.unparse(ast.fix_missing_locations(tree))
 
 
 def files() -> list[Path]:
@@ -236,7 +236,7 @@ def plant(mutant: Mutant) -> None:
     function = inspect.unwrap(holder)
     if not isinstance(function, FunctionType):
         raise TypeError(f"{mutant.function} must be a function, got {function!r}")
-    code = _code(compile(mutant.source, mutant.path, "exec"), mutant.function.split("."))
+    code = _code(compile(mutated(mutant), mutant.path, "exec"), mutant.function.split("."))
     function.__code__ = code
 
 
