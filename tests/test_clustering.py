@@ -1645,6 +1645,6 @@ def test_without_images_there_is_one_group():
 
 
 @pytest.mark.parametrize("graph", [None, torch.eye(3)])
-def test_a_sweep_of_what_is_no_graph_is_refused(graph):
+def test_errors_name_what_a_sweep_needs(graph):
     with pytest.raises(TypeError, match="graph must be a JaccardGraph, got"):
         sweep_eps(graph, [])

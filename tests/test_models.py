@@ -667,6 +667,6 @@ def test_errors_name_the_argument(model):
 
 
 @pytest.mark.parametrize("model", [None, "resnet50", TwoStreamCNN])
-def test_features_are_extracted_by_a_module_alone(model):
+def test_errors_name_a_model_that_is_no_module(model):
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got"):
         extract_features(model, torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
