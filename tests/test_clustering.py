@@ -1648,3 +1648,32 @@ def test_without_images_there_is_one_group():
 def test_errors_name_what_a_sweep_needs(graph):
     with pytest.raises(TypeError, match="graph must be a JaccardGraph, got"):
         sweep_eps(graph, [])
+
+
+def test_rows_of_no_weight_take_the_place_of_clusters_without_any_only():
+    features = torch.tensor([[0.0, 4.0], [4.0, 0.0], [1.0, 1.0], [3.0, 5.0]])
+    labels, weights = torch.tensor([0, 0, 1, 1]), torch.tensor([0.3, 0.1, 0.0, 0.0])
+    expected = torch.tensor([[1.0, 3.0], [2.0, 3.0]])
+    torch.testing.assert_close(prototypes(features, labels, weights=weights), expected)
+
+
+def test_a_table_of_clusters_and_groups_is_refused_before_it_is_made():
+    n = torch.arange(2000)
+    with pytest.raises(ValueError, match="groups must need a table of at most"):
+        sub_prototypes(torch.ones(2000, 600), n, groups=n)
+
+
+def test_a_curve_that_starts_high_has_its_knee_where_it_bends():
+    curve = torch.tensor([0.5, 0.51, 0.52, 0.53, 0.7], dtype=torch.float64)
+    assert _knee(curve) == 0.53
+
+
+def test_a_giant_cluster_is_said_also_beside_a_small_one(caplog):
+    angle = torch.cat([torch.linspace(0, 0.01, 16), torch.linspace(1.5, 1.501, 4)])
+    features = torch.stack([angle.cos(), angle.sin()], dim=1)
+    with caplog.at_level(logging.WARNING, logger="mmmlib"):
+        labels = cluster_features(features, k1=4, k2=1, eps=0.8, min_samples=3)
+    sizes = labels[labels >= 0].bincount()
+    assert sizes.max() > 10
+    assert len(sizes) > 1
+    assert f"one cluster holds {sizes.max()} of 20 rows" in caplog.text

@@ -355,6 +355,15 @@ def test_a_walk_takes_no_more_entries_at_a_time_than_its_room(width, monkeypatch
     assert [len(block) for block in blocks[:-1]] == [max(24 // width, 1)] * (len(blocks) - 1)
 
 
+@pytest.mark.parametrize("lengths", [(1.0, 1.0), (9.0, 0.1), (0.1, 9.0)])
+def test_among_equal_votes_the_angle_decides_and_not_the_length(lengths):
+    visible = torch.tensor([[1.0, 0.0]])
+    infrared = torch.tensor([[0.8, 0.6], [0.96, 0.28]]) * torch.tensor(lengths)[:, None]
+    found = vote_labels(visible, torch.tensor([0]), infrared, torch.tensor([0, 1]))
+    assert found.cost.tolist() == [[-1, -1]]
+    assert found.to_infrared.tolist() == [1]
+
+
 def test_labels_that_reach_some_images_are_no_reason_to_warn(caplog):
     with caplog.at_level(logging.WARNING, logger="mmmlib"):
         reached = transfers(make_sides())

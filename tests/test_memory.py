@@ -836,6 +836,16 @@ def test_elsewhere_rows_without_a_direction_write_nothing_either(patience, monke
     assert not torch.equal(found.values, MultiMemory(make_sub_prototypes()).values)
 
 
+@pytest.mark.parametrize("momentum", [0.5, 0.9, 0.995])
+def test_elsewhere_a_long_batch_of_one_cluster_is_felt_to_its_first_row(momentum):
+    memory, features, labels = make_batch(n=150, clusters=2)
+    labels = labels.clamp(min=0)
+    features[0] *= -1
+    expected = update_memory(memory, features, labels, momentum=momentum)
+    found = update_elsewhere(memory, features, labels, momentum=momentum)
+    assert torch.allclose(found, expected, atol=1e-12)
+
+
 def test_a_dead_memory_comes_back_by_hand():
     memory = MultiMemory(torch.eye(3)[None], patience=2, momentum=0.5)
     memory.update(torch.tensor([[0.8, 0.6, 0.0]]), torch.tensor([0]))

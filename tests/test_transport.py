@@ -309,6 +309,18 @@ def test_log_steps_and_kernel_steps_are_the_same(monkeypatch, price):
     assert kernel.error == pytest.approx(logs.error, rel=1e-6)
 
 
+@pytest.mark.parametrize("regularisation", [0.02, 0.002, 0.0005])
+def test_log_steps_and_kernel_steps_leave_the_same_error_at_any_heat(monkeypatch, regularisation):
+    options = {"regularisation": regularisation, "tolerance": 1e-9}
+    for max_steps in (1, 2, 3):
+        kernel = transport_plan(make_cost(9, 6), max_steps=max_steps, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr("mmmlib.matching._transport._LARGEST", -1.0)
+            logs = transport_plan(make_cost(9, 6), max_steps=max_steps, **options)
+        assert logs.steps == kernel.steps
+        assert logs.error == pytest.approx(kernel.error, rel=1e-5)
+
+
 # Hard input
 
 
