@@ -1677,3 +1677,12 @@ def test_a_giant_cluster_is_said_also_beside_a_small_one(caplog):
     assert sizes.max() > 10
     assert len(sizes) > 1
     assert f"one cluster holds {sizes.max()} of 20 rows" in caplog.text
+
+
+def test_elsewhere_the_similarities_of_many_pairs_are_all_there():
+    rows = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    first, second = (np.random.default_rng(seed).integers(50, size=20_000) for seed in (1, 2))
+    found = clustering._pair_similarities(row_metric(rows, "paper"), first, second)
+    unit = normalize(rows.double())
+    expected = (unit[first] * unit[second]).sum(dim=1)
+    assert found == pytest.approx(expected.numpy(), abs=1e-6)
