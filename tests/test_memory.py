@@ -836,7 +836,7 @@ def test_elsewhere_rows_without_a_direction_write_nothing_either(patience, monke
     assert not torch.equal(found.values, MultiMemory(make_sub_prototypes()).values)
 
 
-@pytest.mark.parametrize("momentum", [0.5, 0.9, 0.995])
+@pytest.mark.parametrize("momentum", [0.0, 0.1, 0.25, 0.33, 0.5, 0.9, 0.995])
 def test_elsewhere_a_long_batch_of_one_cluster_is_felt_to_its_first_row(momentum):
     memory, features, labels = make_batch(n=150, clusters=2)
     labels = labels.clamp(min=0)
