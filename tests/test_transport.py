@@ -761,3 +761,14 @@ def test_inertia_does_not_lift_max_cost():
     previous = match_costs(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))  # the other way round
     match = transport_match(rows, rows, max_cost=1.0, previous=previous, inertia=3.0)
     assert match.to_infrared.tolist() == [0, 1]
+
+
+def test_errors_of_the_assignment_come_before_any_step(caplog):
+    visible, infrared = torch.randn(5, 4), torch.randn(5, 4)
+    options = {"max_steps": 1, "regularisation": 1e-3, "tolerance": 0.0}
+    with caplog.at_level(logging.WARNING, logger="mmmlib"):
+        with pytest.raises(ValueError, match="assignment must be 'nearest'"):
+            transport_match(visible, infrared, assignment="no such word", **options)
+        assert not caplog.records
+        transport_match(visible, infrared, assignment="mutual", **options)
+        assert "not converged" in caplog.text
