@@ -1686,3 +1686,18 @@ def test_elsewhere_the_similarities_of_many_pairs_are_all_there():
     unit = normalize(rows.double())
     expected = (unit[first] * unit[second]).sum(dim=1)
     assert found == pytest.approx(expected.numpy(), abs=1e-6)
+
+
+def test_a_table_of_old_and_new_clusters_is_refused_before_it_is_made():
+    many = torch.arange(50_000)
+    with pytest.raises(ValueError, match="labels must need a table of at most"):
+        track_labels(many, many)
+
+
+def test_rows_that_another_process_has_are_empty():
+    chunks = [([2], [5, 6], [0.5, 0.6]), ([0, 1], [7], [0.7])]
+    chunks = [tuple(np.asarray(part) for part in chunk) for chunk in chunks]
+    indptr, index, value = clustering._join_rows(chunks, range(1, 4), 5)
+    assert indptr.tolist() == [0, 0, 2, 2, 3, 3]
+    assert index.tolist() == [5, 6, 7]
+    assert value.tolist() == [0.5, 0.6, 0.7]
