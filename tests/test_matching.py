@@ -261,6 +261,9 @@ HARD = {
     "small": [1e-30 * side for side in far_and_near()],
     "large and small": [torch.cat([1e30 * far_and_near()[0], 1e-30 * far_and_near()[0]]),
                         torch.cat([1e30 * far_and_near()[1], 1e-30 * far_and_near()[1]])],
+    "one and very small": [torch.cat([side, 1e-21 * side])
+                           for side in (make_memories(7, 4, dim=33, seed=seed, ragged=False).values
+                                        .float() for seed in (5, 6))],
     "half precision": [side.bfloat16() for side in far_and_near()],
     "more than one depth": far_and_near(dim=1100),
 }  # fmt: skip
@@ -310,9 +313,13 @@ def test_rows_whose_squares_might_leave_float32_are_brought_near_one(power):
     size = 2.0**power
     rows = torch.tensor([[size, 0.0, -size], [0.5 * size, -size, 0.25 * size]])
     sides = _costs.both_sides(visible=rows, infrared=-rows)
-    frame = _costs._frame(*(_costs._flatten(side, 0.5, torch.float32) for side in sides))
+    sides = [_costs._flatten(side, 0.5, torch.float32) for side in sides]
+    frame = _costs._frame(*sides)
     assert frame.needed == (abs(power) > 30)
     assert frame.scale == 1 if abs(power) < 30 else 0.5 <= frame.scale * size <= 1
+    smaller = sides[0]._replace(rows=sides[0].rows * 2.0**-20)
+    assert _costs._frame(smaller, sides[1]).scale == frame.scale
+    assert _costs._frame(sides[0], smaller).scale == frame.scale
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

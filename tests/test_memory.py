@@ -846,6 +846,13 @@ def test_elsewhere_a_long_batch_of_one_cluster_is_felt_to_its_first_row(momentum
     assert torch.allclose(found, expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("momentum", [0.01, 0.1, 0.2, 0.3, 0.32])
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-8, 1e-17])
+def test_what_is_forgotten_is_the_first_that_makes_no_difference(momentum, tolerance):
+    felt, shrink = _update._felt(momentum, tolerance), momentum / (1 - 2 * momentum)
+    assert 2 * shrink**felt <= tolerance * (1 + 1e-9) < 2 * shrink ** (felt - 1)
+
+
 def test_a_dead_memory_comes_back_by_hand():
     memory = MultiMemory(torch.eye(3)[None], patience=2, momentum=0.5)
     memory.update(torch.tensor([[0.8, 0.6, 0.0]]), torch.tensor([0]))
