@@ -3,7 +3,7 @@
 Python is measured under the tests of the primitives. Kernels are compiled, and no tracer sees into
 them: they are measured in a second run with ``NUMBA_DISABLE_JIT=1``, on the small inputs of the
 contract and the properties. Both runs are counted together. ``--keep FOLDER`` keeps which test ran
-which line, for ``benchmarks.mutants``.
+which line, for ``benchmarks.mutants``; what a folder holds already is not measured again.
 """
 
 import argparse
@@ -91,17 +91,20 @@ def main(options: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         spared = "not compile and not processes and not slow and not threads"
+        kept = given.keep or folder
+        kept.mkdir(parents=True, exist_ok=True)
+        if not (kept / "coverage.compiled").is_file():
+            words = "not compile and not processes"
+            said = trace(TESTS + SMALL, folder, "compiled", jit=True, words=words)
+            shutil.copy(folder / "times.compiled", kept / "seconds")
+            (kept / "said").write_text(said)
+            shutil.copy(folder / ".coverage.compiled", kept / "coverage.compiled")
+        shutil.copy(kept / "coverage.compiled", folder / ".coverage.compiled")
         runs = {
-            "compiled": trace(
-                TESTS + SMALL, folder, "compiled", jit=True, words="not compile and not processes"
-            ),
+            "compiled": (kept / "said").read_text(),
             "not compiled": trace(SMALL, folder, "plain", jit=False, words=spared),
         }
         found = summary(report(folder), runs)
-        if given.keep is not None:
-            given.keep.mkdir(parents=True, exist_ok=True)
-            for name in (".coverage.compiled", "times.compiled"):
-                shutil.copy(folder / name, given.keep / name.removeprefix("."))
     given.json.write_text(json.dumps(found, indent=1) + "\n")
     for what, part in found["totals"].items():
         print(f"{what}: {part['share']:.1%} of {part['of']}")

@@ -278,7 +278,7 @@ def read_map(folder: Path | None) -> Map:
     def contexts(path: str) -> dict[int, list[str]]:
         return data.contexts_by_lineno(full[str(ROOT / path)])
 
-    seconds: dict[str, float] = json.loads((folder / "times.compiled").read_text())
+    seconds: dict[str, float] = json.loads((folder / "seconds").read_text())
     return Map(lambda path, line: set(contexts(path).get(line, ())), set(seconds), seconds)
 
 

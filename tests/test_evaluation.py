@@ -492,7 +492,7 @@ class Elsewhere(torch.Tensor):
     device = torch.device("cuda")
 
 
-def test_elsewhere_squares_of_rows_are_those_of_the_compiled_loop():
+def test_elsewhere_squares_of_rows_are_those_of_a_loop():
     rows = torch.randn(9000, 3, generator=torch.Generator().manual_seed(0))
     found = _search._squares(rows.as_subclass(Elsewhere))
     expected = rows.double().square().sum(dim=1)
