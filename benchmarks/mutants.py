@@ -466,7 +466,7 @@ def reason(survivor: dict[str, Any]) -> str | None:
 def again(runner: Runner, recorded: dict[str, Any], keep: Callable[[dict[str, Any]], None]) -> None:
     """Try the survivors of a record with all tests, and note who is alive now."""
     for survivor in recorded["survivors"]:
-        if survivor.get("now") == "killed":
+        if survivor.get("now") in ("killed", "equivalent"):
             continue
         own = same_place(survivor)
         if not own:
