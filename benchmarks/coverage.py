@@ -2,7 +2,8 @@
 
 Python is measured under the tests of the primitives. Kernels are compiled, and no tracer sees into
 them: they are measured in a second run with ``NUMBA_DISABLE_JIT=1``, on the small inputs of the
-contract and the properties. Both runs are counted together. ``--keep FOLDER`` keeps which test ran
+contract and the properties. What several processes share is traced in each of them, in a third run.
+All are counted together. ``--keep FOLDER`` keeps which test ran
 which line, for ``benchmarks.mutants``; what a folder holds already is not measured again.
 """
 
@@ -27,6 +28,8 @@ PRIMITIVES = (
 SMALL = ("tests/test_contract.py", "tests/test_properties.py")
 FILES = (*PRIMITIVES, "check", "types", "label_transfer", "transport")
 TESTS = tuple(f"tests/test_{name}.py" for name in FILES)
+SEVERAL = ("tests/test_distributed.py", "tests/test_sharded_clustering.py")
+OMITTED = "mmmlib/reference/*,mmmlib/cli.py,mmmlib/__main__.py,mmmlib/plots/*"
 QUIET = ("-q", "-p", "no:cacheprovider", "-o", "filterwarnings=ignore", "--tb=line")
 
 
@@ -36,8 +39,24 @@ def trace(tests: tuple[str, ...], folder: Path, name: str, *, jit: bool, words: 
                    "COVERAGE_FILE": str(folder / f".coverage.{name}"),
                    "MMMLIB_TIMES": str(folder / f"times.{name}")}  # fmt: skip
     command = [sys.executable, "-m", "coverage", "run", "--branch", "--source", "mmmlib",
-               "--omit", "mmmlib/reference/*,mmmlib/cli.py,mmmlib/plots/*", "-m", "pytest",
+               "--omit", OMITTED, "-m", "pytest",
                "-p", "benchmarks.contexts", *QUIET, *tests, "-k", words]  # fmt: skip
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    return (done.stdout.strip().splitlines() or ["no output"])[-1]
+
+
+def trace_processes(folder: Path) -> str:
+    """The tests of several processes, with the tracer in each of them; pytest's last line."""
+    config = folder / "processes.rc"
+    config.write_text(
+        f"[run]\nbranch = true\nsource = mmmlib\nomit = {OMITTED}\nparallel = true\n"
+        f"patch = subprocess\ndata_file = {folder / '.coverage.processes'}\n"
+    )
+    command = [sys.executable, "-m", "coverage", "run", f"--rcfile={config}", "-m", "pytest",
+               *QUIET, *SEVERAL]  # fmt: skip
+    environment = {name: os.environ[name] for name in os.environ if name != "COVERAGE_FILE"}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )  # fmt: skip
@@ -75,7 +94,8 @@ def summary(found: dict[str, Any], runs: dict[str, str]) -> dict[str, Any]:
         "totals": totals, "runs": runs, "environment": timing.environment(),
         "files": {
             name: {"lines": part["covered_lines"] / max(part["num_statements"], 1),
-                   "branches": part["covered_branches"] / max(part["num_branches"], 1),
+                   "branches": part["covered_branches"] / part["num_branches"]
+                   if part["num_branches"] else 1.0,
                    "missing": part["missing"]}
             for name, part in sorted(files.items())
         },
@@ -103,6 +123,7 @@ def main(options: list[str] | None = None) -> None:
         runs = {
             "compiled": (kept / "said").read_text(),
             "not compiled": trace(SMALL, folder, "plain", jit=False, words=spared),
+            "several processes": trace_processes(folder),
         }
         found = summary(report(folder), runs)
     given.json.write_text(json.dumps(found, indent=1) + "\n")
