@@ -128,8 +128,7 @@ def _other(name: str) -> list[str]:
         return [f"| coverage of {what} | {part['of']:,} | {part['share']:.1%} |"
                 for what, part in found["totals"].items()]  # fmt: skip
     if name == "versions":
-        return [f"| Python {row['python']}, {row['which']} versions | {_versions(row)} | "
-                f"{row['result'].replace('|', '/')} |" for row in found]  # fmt: skip
+        return [_combination(row) for row in found]
     dead = [moment for row in found["recipes"] for moment in row["moments"] if moment["killed"]]
     same = sum(not moment["different"] for moment in dead)
     return [f"| kills at random moments | {len(dead)} | {same} went on to the same numbers |"]
@@ -148,6 +147,14 @@ def _mutants(found: dict[str, Any]) -> list[str]:
             f"{killed / different:.1%} of the others |"
         )
     return lines
+
+
+def _combination(row: dict[str, Any]) -> str:
+    result = "; ".join([row["result"].replace("|", "/"), *row.get("failed", [])])
+    some = "" if row.get("tests", "all") == "all" else ", a choice of the tests"
+    return (
+        f"| Python {row['python']}, {row['which']} versions{some} | {_versions(row)} | {result} |"
+    )
 
 
 def _versions(row: dict[str, Any]) -> str:
