@@ -23,8 +23,8 @@ docs: $(VENV)/.docs
 # All that CI does a little of: an hour or more, and 8 GB for the versions.
 reliability: $(VENV)/.reliability
 	$(BIN)/python -m benchmarks.reliability
-	$(BIN)/python -m benchmarks.coverage
-	$(BIN)/python -m benchmarks.mutants
+	$(BIN)/python -m benchmarks.coverage --keep build/lines
+	$(BIN)/python -m benchmarks.mutants --map build/lines
 	$(BIN)/python -m benchmarks.versions
 	$(BIN)/python -m benchmarks.tables
 

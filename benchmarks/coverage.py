@@ -2,12 +2,15 @@
 
 Python is measured under the tests of the primitives. Kernels are compiled, and no tracer sees into
 them: they are measured in a second run with ``NUMBA_DISABLE_JIT=1``, on the small inputs of the
-contract and the properties. Both runs are counted together.
+contract and the properties. What several processes share is traced in each of them, in a third run.
+All are counted together. ``--keep FOLDER`` keeps which test ran
+which line, for ``benchmarks.mutants``; what a folder holds already is not measured again.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,16 +28,35 @@ PRIMITIVES = (
 SMALL = ("tests/test_contract.py", "tests/test_properties.py")
 FILES = (*PRIMITIVES, "check", "types", "label_transfer", "transport")
 TESTS = tuple(f"tests/test_{name}.py" for name in FILES)
+SEVERAL = ("tests/test_distributed.py", "tests/test_sharded_clustering.py")
+OMITTED = "mmmlib/reference/*,mmmlib/cli.py,mmmlib/__main__.py,mmmlib/plots/*"
 QUIET = ("-q", "-p", "no:cacheprovider", "-o", "filterwarnings=ignore", "--tb=line")
 
 
 def trace(tests: tuple[str, ...], folder: Path, name: str, *, jit: bool, words: str) -> str:
     """Run some tests under the tracer; pytest's last line."""
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "0" if jit else "1",
-                   "COVERAGE_FILE": str(folder / f".coverage.{name}")}  # fmt: skip
+                   "COVERAGE_FILE": str(folder / f".coverage.{name}"),
+                   "MMMLIB_TIMES": str(folder / f"times.{name}")}  # fmt: skip
     command = [sys.executable, "-m", "coverage", "run", "--branch", "--source", "mmmlib",
-               "--omit", "mmmlib/reference/*,mmmlib/cli.py,mmmlib/plots/*", "-m", "pytest",
-               *QUIET, *tests, "-k", words]  # fmt: skip
+               "--omit", OMITTED, "-m", "pytest",
+               "-p", "benchmarks.contexts", *QUIET, *tests, "-k", words]  # fmt: skip
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    return (done.stdout.strip().splitlines() or ["no output"])[-1]
+
+
+def trace_processes(folder: Path) -> str:
+    """The tests of several processes, with the tracer in each of them; pytest's last line."""
+    config = folder / "processes.rc"
+    config.write_text(
+        f"[run]\nbranch = true\nsource = mmmlib\nomit = {OMITTED}\nparallel = true\n"
+        f"patch = subprocess\ndata_file = {folder / '.coverage.processes'}\n"
+    )
+    command = [sys.executable, "-m", "coverage", "run", f"--rcfile={config}", "-m", "pytest",
+               *QUIET, *SEVERAL]  # fmt: skip
+    environment = {name: os.environ[name] for name in os.environ if name != "COVERAGE_FILE"}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )  # fmt: skip
@@ -72,7 +94,8 @@ def summary(found: dict[str, Any], runs: dict[str, str]) -> dict[str, Any]:
         "totals": totals, "runs": runs, "environment": timing.environment(),
         "files": {
             name: {"lines": part["covered_lines"] / max(part["num_statements"], 1),
-                   "branches": part["covered_branches"] / max(part["num_branches"], 1),
+                   "branches": part["covered_branches"] / part["num_branches"]
+                   if part["num_branches"] else 1.0,
                    "missing": part["missing"]}
             for name, part in sorted(files.items())
         },
@@ -83,15 +106,24 @@ def main(options: list[str] | None = None) -> None:
     """Measure, print what is below 95 %, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, default=RESULTS)
+    parser.add_argument("--keep", type=Path, help="a folder for the lines of each test")
     given = parser.parse_args(options)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         spared = "not compile and not processes and not slow and not threads"
+        kept = given.keep or folder
+        kept.mkdir(parents=True, exist_ok=True)
+        if not (kept / "coverage.compiled").is_file():
+            words = "not compile and not processes"
+            said = trace(TESTS + SMALL, folder, "compiled", jit=True, words=words)
+            shutil.copy(folder / "times.compiled", kept / "seconds")
+            (kept / "said").write_text(said)
+            shutil.copy(folder / ".coverage.compiled", kept / "coverage.compiled")
+        shutil.copy(kept / "coverage.compiled", folder / ".coverage.compiled")
         runs = {
-            "compiled": trace(
-                TESTS + SMALL, folder, "compiled", jit=True, words="not compile and not processes"
-            ),
+            "compiled": (kept / "said").read_text(),
             "not compiled": trace(SMALL, folder, "plain", jit=False, words=spared),
+            "several processes": trace_processes(folder),
         }
         found = summary(report(folder), runs)
     given.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -4,28 +4,35 @@
 a comparison, a number, a reduction or a check can be changed, in the Python of matching, memory,
 clustering and evaluation (compiled kernels are left out: their oracles are the slow versions in
 ``tests``). Each mutant runs in a fork of a process that has everything loaded, against the tests of
-its module, until one fails. A survivor is printed as the line that it changed.
+its module, its cases in the contract and the properties, until one fails. With ``--map FOLDER``,
+what ``benchmarks.coverage --keep FOLDER`` wrote, only tests that reach the changed line are run,
+the quickest first. A survivor is printed as the line that it changed, and recorded.
+
+``python -m benchmarks.mutants --again`` tries the recorded survivors once more, after tests were
+written for them, and records beside the first score who is killed now. A survivor that computes the
+same for every input is listed in ``benchmarks/equivalent_mutants.json`` with the reason, by hand;
+it is tried like any other and counted apart.
 """
 
 import argparse
 import ast
-import copy
+import functools
 import importlib
 import inspect
 import json
 import os
 import random
+import resource
 import signal
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "mutants.json"
+EQUIVALENT = Path(__file__).parent / "equivalent_mutants.json"
 TESTS = {
     "mmmlib/clustering.py": ("tests/test_clustering.py", "clustering"),
     "mmmlib/evaluation/": ("tests/test_evaluation.py", "evaluation"),
@@ -35,6 +42,8 @@ TESTS = {
     "mmmlib/matching/_transport.py": ("tests/test_transport.py", "matching"),
     "mmmlib/matching/": ("tests/test_matching.py", "matching"),
 }
+SHARED = ("tests/test_contract.py", "tests/test_properties.py")
+FURTHER = {"tests/test_matching.py": ("tests/test_match_clusters.py",)}
 COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
     ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -53,13 +62,13 @@ NAMED = {
 
 
 class Mutant(NamedTuple):
-    """One change of one line of one function."""
+    """One change of one line of one function: the number-th of the file."""
 
     path: str
     line: int
     function: str
     change: str
-    source: str
+    number: int
 
 
 class _Places(ast.NodeVisitor):
@@ -185,21 +194,22 @@ def _swap(at: Any, first: str, second: str) -> None:
 
 def mutants(path: Path) -> list[Mutant]:
     """Every mutant of a file, in order."""
-    text = path.read_text()
     places = _Places()
-    tree = ast.parse(text)
+    places.visit(ast.parse(path.read_text()))
+    name = path.relative_to(ROOT).as_posix()
+    return [
+        Mutant(name, line, function, change, number)
+        for number, (function, line, change, _) in enumerate(places.found)
+    ]
+
+
+def mutated(mutant: Mutant) -> str:
+    """The source with the change."""
+    tree, places = ast.parse((ROOT / mutant.path).read_text()), _Places()
     places.visit(tree)
-    nodes = list(ast.walk(tree))
-    index = {id(node): number for number, node in enumerate(nodes)}
-    found = []
-    for function, line, change, (node, edit) in places.found:
-        changed = copy.deepcopy(tree)
-        at = list(ast.walk(changed))[index[id(node)]]
-        edit(at)
-        source = ast.unparse(ast.fix_missing_locations(changed))
-        name = path.relative_to(ROOT).as_posix()
-        found.append(Mutant(name, line, function, change, source))
-    return found
+    node, edit = places.found[mutant.number][3]
+    edit(node)
+    return ast.unparse(ast.fix_missing_locations(tree))
 
 
 def files() -> list[Path]:
@@ -226,7 +236,7 @@ def plant(mutant: Mutant) -> None:
     function = inspect.unwrap(holder)
     if not isinstance(function, FunctionType):
         raise TypeError(f"{mutant.function} must be a function, got {function!r}")
-    code = _code(compile(mutant.source, mutant.path, "exec"), mutant.function.split("."))
+    code = _code(compile(mutated(mutant), mutant.path, "exec"), mutant.function.split("."))
     function.__code__ = code
 
 
@@ -238,80 +248,112 @@ def _code(code: CodeType, words: list[str]) -> CodeType:
     return code
 
 
-class Clock:
-    """Notes how long every test takes."""
-
-    def __init__(self) -> None:
-        self.times: dict[str, float] = {}
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        """Add up set-up, call and the rest."""
-        self.times[report.nodeid] = self.times.get(report.nodeid, 0.0) + report.duration
-
-
-class Quick:
-    """Keeps the quickest tests, as many as fit into some seconds, and runs them in that order."""
-
-    def __init__(self, times: dict[str, float], seconds: float) -> None:
-        self.times, self.seconds = times, seconds
-
-    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        """Sort and cut."""
-        items.sort(key=lambda item: self.times.get(item.nodeid, 1e9))
-        total, kept = 0.0, 0
-        for item in items:
-            total += self.times.get(item.nodeid, 1e9)
-            if total > self.seconds:
-                break
-            kept += 1
-        del items[kept:]
-
-
-CALL = ["-q", "-x", "-p", "no:cacheprovider", "--no-header"]
 SPARED = "not slow and not compile and not processes and not threads"
 
 
-def quick(path: str, times: dict[str, float], seconds: float) -> bool:
-    """Whether the quickest tests of a module pass."""
-    import pytest
+class Map(NamedTuple):
+    """Which tests reach a line, and the seconds that each takes."""
 
-    own, _ = tests_of(path)
-    return pytest.main([*CALL, own, "-k", SPARED], plugins=[Quick(times, seconds)]) == 0
-
-
-def thorough(path: str) -> bool:
-    """Whether all of them pass, its cases in the contract, and the properties."""
-    import pytest
-
-    own, word = tests_of(path)
-    calls = ([own, "-k", SPARED],
-             ["tests/test_contract.py", "-k", f"{word} and not public_name and not threads"],
-             ["tests/test_properties.py"])  # fmt: skip
-    return all(pytest.main([*CALL, *words]) == 0 for words in calls)
+    lines: Callable[[str, int], set[str]]
+    known: set[str]
+    seconds: dict[str, float]
 
 
-def measured(path: str) -> dict[str, float]:
-    """How long each test of a module takes, without a mutant; all have to pass."""
-    import pytest
+def read_map(folder: Path | None) -> Map:
+    """What ``benchmarks.coverage --keep`` wrote; without a folder nothing is known."""
+    if folder is None:
+        return Map(lambda path, line: set(), set(), {})
+    import coverage
 
-    own, _ = tests_of(path)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "times.json")
+    data = coverage.CoverageData(str(folder / "coverage.compiled"))
+    data.read()
+    full = {
+        path: name
+        for name in data.measured_files()
+        for path in map(str, files())
+        if name.endswith(path.removeprefix(str(ROOT)))
+    }
+
+    @functools.cache
+    def contexts(path: str) -> dict[int, list[str]]:
+        return data.contexts_by_lineno(full[str(ROOT / path)])
+
+    seconds: dict[str, float] = json.loads((folder / "seconds").read_text())
+    return Map(lambda path, line: set(contexts(path).get(line, ())), set(seconds), seconds)
+
+
+class Runner:
+    """Collects all tests once; then each mutant runs its own in a fork."""
+
+    def __init__(self, work: Callable[["Runner"], None], reach: Map, limit: float) -> None:
+        self.work, self.reach, self.limit = work, reach, limit
+        self.items: list[Any] = []
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        """Do the work in the place of running the tests."""
+        from contract_cases import CASES  # type: ignore[import-not-found]
+
+        for case in CASES.values():
+            case.run(case.tensors())
+        import sklearn.cluster
+        import sklearn.metrics  # noqa: F401
+
+        self.items = session.items
+        self.work(self)
+        return True
+
+    def tests_of(self, mutant: Mutant, line: int, limit: float) -> list[Any]:
+        """The tests that may notice, the quickest first, as many as fit into some seconds.
+
+        A test that the map does not know is run. ``line`` is that of the mutant in the map.
+        """
+        own, word = tests_of(mutant.path)
+        files_ = (own, *FURTHER.get(own, ()))
+        reached = self.reach.lines(mutant.path, line)
+        chosen = []
+        for item in self.items:
+            file, name = item.nodeid.split("::", 1)
+            mine = file in files_ or (file in SHARED and ("properties" in file or word in name))
+            if mine and (item.nodeid in reached or item.nodeid not in self.reach.known):
+                chosen.append(item)
+        chosen.sort(key=lambda item: self.reach.seconds.get(item.nodeid, 0.0))
+        total, kept = 0.0, []
+        for item in chosen:
+            total += self.reach.seconds.get(item.nodeid, 0.0)
+            if total <= limit:
+                kept.append(item)
+        return kept
+
+    def survives(self, mutant: Mutant, line: int) -> bool:
+        """Whether all tests of a mutant pass."""
+        items = self.tests_of(mutant, line, self.limit)
 
         def work() -> bool:
-            clock = Clock()
-            passes = pytest.main([*CALL, own, "-k", SPARED], plugins=[clock]) == 0
-            file.write_text(json.dumps(clock.times))
-            return passes
+            plant(mutant)
+            return _pass(items)
 
-        if not passes_in_fork(work, 1200):
-            raise RuntimeError(f"the tests of {path} must pass without a mutant")
-        times: dict[str, float] = json.loads(file.read_text())
-    return times
+        return passes_in_fork(work, round(60 + 4 * self.limit))
+
+    def check(self, sample: list[Mutant]) -> None:
+        """Tests that fail without a mutant would kill every one."""
+        for path in sorted({mutant.path for mutant in sample}):
+            first = next(mutant for mutant in sample if mutant.path == path)
+            items = self.tests_of(first, first.line, self.limit / 10)
+            if not passes_in_fork(functools.partial(_pass, items), 600):
+                raise RuntimeError(f"the tests of {path} must pass without a mutant")
 
 
-def passes_in_fork(work: Callable[[], bool], limit: float) -> bool:
-    """Whether some work in a fork says yes in time."""
+def _pass(items: list[Any]) -> bool:
+    from _pytest.runner import runtestprotocol
+
+    for item, following in zip(items, [*items[1:], None], strict=True):
+        if any(part.failed for part in runtestprotocol(item, log=False, nextitem=following)):
+            return False
+    return True
+
+
+def passes_in_fork(work: Callable[[], bool], limit: int) -> bool:
+    """Whether some work in a fork says yes within some seconds of the CPU."""
     started, child = time.monotonic(), os.fork()
     if child == 0:
         code = 1
@@ -319,6 +361,7 @@ def passes_in_fork(work: Callable[[], bool], limit: float) -> bool:
             silence = os.open(os.devnull, os.O_WRONLY)
             os.dup2(silence, 1)
             os.dup2(silence, 2)
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
             code = 0 if work() else 1
         finally:
             os._exit(code)
@@ -326,39 +369,24 @@ def passes_in_fork(work: Callable[[], bool], limit: float) -> bool:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status) == 0
-        if time.monotonic() - started > limit:
+        if time.monotonic() - started > 20 * limit:  # waits for something
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return False
         time.sleep(0.02)
 
 
-def with_mutant(mutant: Mutant, tests: Callable[[], bool]) -> Callable[[], bool]:
-    """The tests after the change."""
-
-    def work() -> bool:
-        plant(mutant)
-        return tests()
-
-    return work
-
-
-def warm_up() -> None:
-    """Load all that the tests load, in this process, without a second thread."""
+def with_tests(work: Callable[[Runner], None], reach: Map, limit: float) -> None:
+    """Load all that the tests load, in this process, without a second thread; then work."""
     import pytest
     import torch
 
     torch.set_num_threads(1)
-    sys.path.insert(0, str(ROOT / "tests"))
-    own = sorted({name for name, _ in TESTS.values()})
-    pytest.main(["-q", "--collect-only", *own, "tests/test_contract.py",
-                 "tests/test_properties.py", "-p", "no:cacheprovider"])  # fmt: skip
-    from contract_cases import CASES  # type: ignore[import-not-found]
-
-    for case in CASES.values():
-        case.run(case.tensors())
-    import sklearn.cluster
-    import sklearn.metrics  # noqa: F401
+    own = {name for name, _ in TESTS.values()} | {name for two in FURTHER.values() for name in two}
+    call = ["-qq", "-p", "no:cacheprovider", "-k", SPARED, *sorted(own), *SHARED]
+    code = pytest.main(call, plugins=[Runner(work, reach, limit)])
+    if code != pytest.ExitCode.OK:
+        raise RuntimeError(f"the tests must be collected, got {code!r}")
 
 
 class Tried(NamedTuple):
@@ -366,29 +394,20 @@ class Tried(NamedTuple):
 
     mutant: Mutant
     alive: bool
-    quickly: bool
 
 
-def run(number: int, seed: int, seconds: float, keep: Callable[[dict[str, Any]], None]) -> None:
-    """Try a sample of the mutants: quick tests first, what survives them against all."""
+def run(
+    runner: Runner, number: int, seed: int, keep: Callable[[dict[str, Any]], None],
+    before: dict[str, Any],
+) -> None:  # fmt: skip
+    """Try a sample of the mutants."""
     everything = [mutant for path in files() for mutant in mutants(path)]
     sample = random.Random(seed).sample(everything, min(number, len(everything)))
-    times: dict[str, dict[str, float]] = {}
-    found: list[Tried] = []
-    for mutant in sample:
-        path, (own, _) = mutant.path, tests_of(mutant.path)
-        if own not in times:
-            times[own] = measured(path)
-            print(f"{own}: {len(times[own])} tests pass", flush=True)
-        known = times[own]
-        work = with_mutant(mutant, lambda path=path, known=known: quick(path, known, seconds))
-        alive = passes_in_fork(work, 60 + 10 * seconds)
-        quickly = not alive
-        if alive:
-            work = with_mutant(mutant, lambda path=path: thorough(path))
-            alive = passes_in_fork(work, 600)
-        found.append(Tried(mutant, alive, quickly))
-        if alive:
+    found = [Tried(*pair) for pair in zip(sample, before.get("alive", []), strict=False)]
+    runner.check(sample)
+    for mutant in sample[len(found) :]:
+        found.append(Tried(mutant, runner.survives(mutant, mutant.line)))
+        if found[-1].alive:
             print(f"{len(found)}/{len(sample)} survives: {_told(mutant)}", flush=True)
         elif len(found) % 20 == 0:
             print(f"{len(found)}/{len(sample)}", flush=True)
@@ -405,27 +424,65 @@ def record(found: list[Tried], possible: int, wanted: int, seed: int) -> dict[st
     return {
         "possible": possible, "wanted": wanted, "tried": len(found), "seed": seed,
         "killed": sum(not one.alive for one in found),
-        "by quick tests": sum(one.quickly for one in found), "modules": modules,
+        "modules": modules,
         "survivors": [
             {"path": one.mutant.path, "line": one.mutant.line, "function": one.mutant.function,
-             "change": one.mutant.change}
+             "change": one.mutant.change, "text": _text(one.mutant)}
             for one in found if one.alive
         ],
+        "alive": [one.alive for one in found],
     }  # fmt: skip
 
 
+def _text(mutant: Mutant) -> str:
+    return (ROOT / mutant.path).read_text().splitlines()[mutant.line - 1].strip()
+
+
 def _told(mutant: Mutant) -> str:
-    text = (ROOT / mutant.path).read_text().splitlines()[mutant.line - 1].strip()
-    return f"{mutant.path}:{mutant.line} {mutant.change}: {text}"
+    return f"{mutant.path}:{mutant.line} {mutant.change}: {_text(mutant)}"
 
 
-def chosen(words: list[str]) -> Iterator[Mutant]:
-    """The mutants of survivors that were recorded, to try again."""
-    for word in words:
-        path, line, change = word.split(":", 2)
-        for mutant in mutants(ROOT / path):
-            if mutant.line == int(line) and mutant.change == change:
-                yield mutant
+def same_place(survivor: dict[str, Any]) -> list[Mutant]:
+    """The mutants of a recorded survivor, wherever its line has moved to in its function."""
+    words = [survivor[name] for name in ("function", "change", "text")]
+    found = [
+        mutant
+        for mutant in mutants(ROOT / survivor["path"])
+        if [mutant.function, mutant.change, _text(mutant)] == words
+    ]
+    nearest = min((abs(one.line - survivor["line"]) for one in found), default=0)
+    return [one for one in found if abs(one.line - survivor["line"]) == nearest]
+
+
+def reason(survivor: dict[str, Any]) -> str | None:
+    """Why a survivor is equivalent, if somebody has found out."""
+    names = ("path", "function", "change", "text")
+    for one in json.loads(EQUIVALENT.read_text()):
+        if all(one[name] == survivor[name] for name in names):
+            return str(one["reason"])
+    return None
+
+
+def again(runner: Runner, recorded: dict[str, Any], keep: Callable[[dict[str, Any]], None]) -> None:
+    """Try the survivors of a record with all tests, and note who is alive now."""
+    for survivor in recorded["survivors"]:
+        if survivor.get("now") in ("killed", "equivalent"):
+            continue
+        own = same_place(survivor)
+        if not own:
+            raise LookupError(
+                f"survivors must be in the code, got {survivor}: run the sample again"
+            )
+        alive = any(runner.survives(mutant, survivor["line"]) for mutant in own)
+        why = reason(survivor)
+        survivor["now"] = "killed" if not alive else "alive" if why is None else "equivalent"
+        if alive and why is not None:
+            survivor["reason"] = why
+        print(f"{survivor['now']}: {_told(own[0])}", flush=True)
+        words = [one.get("now") for one in recorded["survivors"]]
+        recorded["killed since"] = words.count("killed")
+        recorded["equivalent"] = words.count("equivalent")
+        keep(recorded)
 
 
 def main(options: list[str] | None = None) -> None:
@@ -433,23 +490,25 @@ def main(options: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--number", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=4, help="of quick tests at first")
+    parser.add_argument("--seconds", type=float, default=60, help="of tests for each mutant")
+    parser.add_argument("--map", type=Path, help="of benchmarks.coverage --keep")
     parser.add_argument("--json", type=Path, default=RESULTS)
-    parser.add_argument("--again", nargs="*", help="path:line:change of mutants to try again")
+    parser.add_argument("--go-on", action="store_true", help="after the last one of the record")
+    parser.add_argument("--again", action="store_true", help="only the recorded survivors")
     given = parser.parse_args(options)
     os.chdir(ROOT)
-    warm_up()
-    if given.again:
-        for mutant in chosen(given.again):
-            work = with_mutant(mutant, lambda path=mutant.path: thorough(path))
-            word = "survives" if passes_in_fork(work, 600) else "killed"
-            print(f"{word}: {_told(mutant)}", flush=True)
-        return
 
     def keep(found: dict[str, Any]) -> None:
         given.json.write_text(json.dumps(found, indent=1) + "\n")
 
-    run(given.number, given.seed, given.seconds, keep)
+    def work(runner: Runner) -> None:
+        before = json.loads(given.json.read_text()) if given.again or given.go_on else {}
+        if given.again:
+            again(runner, before, keep)
+        else:
+            run(runner, given.number, given.seed, keep, before)
+
+    with_tests(work, read_map(given.map), given.seconds)
 
 
 if __name__ == "__main__":

@@ -84,14 +84,21 @@ def table() -> str:
             lines += _part(records[part])
     lines += [line for name in RECORDS for line in _other(name)]
     reasons = [f"- {count}: {reason}" for reason, count in about["reasons"].items()]
-    survivors = [
-        f"- `{one['path']}:{one['line']}` in `{one['function']}`: {one['change']}"
-        for one in (_load("mutants") or {}).get("survivors", [])
-    ]
     text = [*lines, "", "Names without a case, by reason:", "", *reasons, ""]
-    if survivors:
-        text += ["Mutants that were alive when the sample was run:", "", *survivors, ""]
+    survivors = (_load("mutants") or {}).get("survivors", [])
+    for now, what in (
+        ("alive", "Mutants that are alive:"),
+        ("equivalent", "Mutants that compute the same, and why:"),
+    ):
+        found = [_survivor(one) for one in survivors if one.get("now", "alive") == now]
+        if found:
+            text += [what, "", *found, ""]
     return "\n".join(text)
+
+
+def _survivor(one: dict[str, Any]) -> str:
+    place = f"- `{one['path']}`, `{one['function']}`: {one['change']} in `{one['text']}`"
+    return f"{place}: {one['reason']}" if "reason" in one else place
 
 
 def _recorded() -> list[dict[str, Any]]:
@@ -116,18 +123,38 @@ def _other(name: str) -> list[str]:
     if found is None:
         return []
     if name == "mutants":
-        share = found["killed"] / found["tried"]
-        return [f"| mutants of {found['possible']:,} possible | {found['tried']} | "
-                f"{found['killed']} killed ({share:.1%}) |"]  # fmt: skip
+        return _mutants(found)
     if name == "coverage":
         return [f"| coverage of {what} | {part['of']:,} | {part['share']:.1%} |"
                 for what, part in found["totals"].items()]  # fmt: skip
     if name == "versions":
-        return [f"| Python {row['python']}, {row['which']} versions | {_versions(row)} | "
-                f"{row['result'].replace('|', '/')} |" for row in found]  # fmt: skip
+        return [_combination(row) for row in found]
     dead = [moment for row in found["recipes"] for moment in row["moments"] if moment["killed"]]
     same = sum(not moment["different"] for moment in dead)
     return [f"| kills at random moments | {len(dead)} | {same} went on to the same numbers |"]
+
+
+def _mutants(found: dict[str, Any]) -> list[str]:
+    share = found["killed"] / found["tried"]
+    lines = [f"| mutants of {found['possible']:,} possible | {found['tried']} | "
+             f"{found['killed']} killed by the tests as they were ({share:.1%}) |"]  # fmt: skip
+    if "killed since" in found:
+        killed = found["killed"] + found["killed since"]
+        different = found["tried"] - found["equivalent"]
+        lines.append(
+            f"| the same after tests were written for the survivors | {found['tried']} | {killed} "
+            f"killed ({killed / found['tried']:.1%}), {found['equivalent']} equivalent: "
+            f"{killed / different:.1%} of the others |"
+        )
+    return lines
+
+
+def _combination(row: dict[str, Any]) -> str:
+    result = "; ".join([row["result"].replace("|", "/"), *row.get("failed", [])])
+    some = "" if row.get("tests", "all") == "all" else ", a choice of the tests"
+    return (
+        f"| Python {row['python']}, {row['which']} versions{some} | {_versions(row)} | {result} |"
+    )
 
 
 def _versions(row: dict[str, Any]) -> str:

@@ -3,7 +3,8 @@
 ``python -m benchmarks.versions --folder DIRECTORY`` makes an environment for each Python that it
 finds, installs the oldest versions of ``setup.cfg`` or the newest that pip gives, and runs the
 contract and the properties there. What can not be installed is recorded with pip's last line.
-The environments take up to 8 GB each, since torch comes with its CUDA libraries; they are removed.
+The environments take up to 8 GB each, since torch comes with its CUDA libraries; they are removed,
+unless ``--kept`` names a folder: there they stay, and are not made again.
 """
 
 import argparse
@@ -52,33 +53,45 @@ def _says(path: str) -> str:
     return done.stdout.strip()
 
 
-def run(version: str, which: str, folder: Path) -> dict[str, Any]:
+def run(version: str, which: str, folder: Path, words: str) -> dict[str, Any]:
     """Install and test one combination; what came of it."""
-    record: dict[str, Any] = {"python": version, "which": which}
+    record: dict[str, Any] = {"python": version, "which": which, "tests": words or "all"}
     interpreter = python(version)
     if interpreter is None:
         return {**record, "result": "no such Python here"}
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        home = Path(place, "venv")
-        subprocess.run([interpreter, "-m", "venv", str(home)], check=True)
-        packages = oldest() if which == "oldest" else list(NAMES)
-        install = [str(home / "bin" / "pip"), "install", "-q", "--no-cache-dir", *packages, *TOOLS]
-        done = subprocess.run(install, capture_output=True, text=True, check=False)
-        if done.returncode:
-            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            return {**record, "result": "not installed: " + (errors or ["?"])[-1][:300]}
-        own = str(home / "bin" / "python")
-        versions = subprocess.run(
-            [own, "-c", LOADED, *NAMES], capture_output=True, text=True, check=True
-        )  # fmt: skip
-        record["versions"] = json.loads(versions.stdout)
-        tests = [own, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=ignore",
-                 "--tb=line", *TESTS]  # fmt: skip
-        done = subprocess.run(tests, capture_output=True, text=True, cwd=ROOT, check=False)
-        lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines()
-        record["result"] = lines[-1] if lines else "no output"
-        record["failed"] = [line[7:200] for line in lines if line.startswith("FAILED ")][:20]
+    home = folder / f"{version}-{which}"
+    own = str(home / "bin" / "python")
+    if not _has(own):
+        error = _install(interpreter, home, oldest() if which == "oldest" else list(NAMES))
+        if error:
+            return {**record, "result": f"not installed: {error}"}
+    versions = subprocess.run(
+        [own, "-c", LOADED, *NAMES], capture_output=True, text=True, check=True
+    )
+    record["versions"] = json.loads(versions.stdout)
+    tests = [own, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=ignore",
+             "--tb=line", *TESTS, "-k", words]  # fmt: skip
+    done = subprocess.run(tests, capture_output=True, text=True, cwd=ROOT, check=False)
+    lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines()
+    record["result"] = lines[-1] if lines else "no output"
+    record["failed"] = [line[7:200] for line in lines if line.startswith("FAILED ")][:20]
     return record
+
+
+def _has(own: str) -> bool:
+    command = [own, "-c", "import torch, numba, sklearn, jaxtyping, pytest, hypothesis, PIL"]
+    return Path(own).is_file() and not subprocess.run(command, check=False).returncode
+
+
+def _install(interpreter: str, home: Path, packages: list[str]) -> str | None:
+    """Make an environment; what pip says last if it can not."""
+    subprocess.run([interpreter, "-m", "venv", str(home)], check=True)
+    install = [str(home / "bin" / "pip"), "install", "-q", "--no-cache-dir", *packages, *TOOLS]
+    done = subprocess.run(install, capture_output=True, text=True, check=False)
+    if not done.returncode:
+        return None
+    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+    return (errors or ["?"])[-1][:300]
 
 
 def main(options: list[str] | None = None) -> None:
@@ -87,11 +100,14 @@ def main(options: list[str] | None = None) -> None:
     parser.add_argument("--python", nargs="+", default=["3.10", "3.11", "3.12", "3.13"])
     parser.add_argument("--which", nargs="+", default=["oldest", "newest"])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--kept", type=Path, help="where environments stay")
+    parser.add_argument("--words", default="", help="only these tests, as pytest's -k")
     parser.add_argument("--json", type=Path, default=RESULTS)
     given = parser.parse_args(options)
     for version in given.python:
         for which in given.which:
-            record = run(version, which, given.folder)
+            with tempfile.TemporaryDirectory(dir=given.folder) as place:
+                record = run(version, which, given.kept or Path(place), given.words)
             print(json.dumps(record), flush=True)
             kept = json.loads(given.json.read_text()) if given.json.is_file() else []
             kept = [row for row in kept if (row["python"], row["which"]) != (version, which)]

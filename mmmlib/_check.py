@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ __all__ = [
     "check_dense",
     "check_features",
     "check_finite",
+    "check_flag",
     "check_labels",
     "check_number",
     "check_room",
@@ -208,6 +210,13 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         words = [repr(choice) for choice in choices]
         said = ", ".join(words[:-1]) + (" or " if words[:-1] else "") + words[-1]
         raise ValueError(f"{name} must be {said}, got {value!r}")
+
+
+def check_flag(**values: object) -> None:
+    """True or False."""
+    for name, value in values.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
 def check_count(name: str, value: object, least: int = 1, most: int | None = None) -> None:

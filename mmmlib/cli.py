@@ -400,10 +400,12 @@ def _network_and_data(options: argparse.Namespace) -> tuple[Any, "DataSet", Sett
 
 def _evaluate(options: argparse.Namespace) -> None:
     from mmmlib._check import check_count
-    from mmmlib.reference.run import write_json
+    from mmmlib.reference.run import check_writable, write_json
     from mmmlib.reference.train._score import line, plain, search
 
     check_count("--trials", options.trials)
+    if options.json:
+        check_writable(options.json)
     model, data, settings = _network_and_data(options)
     found = plain(search(model, data, settings, trials=options.trials))
     if not found:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.distributed import ProcessGroup
 
-from mmmlib._check import check_tensor
+from mmmlib._check import check_flag, check_tensor
 
 __all__ = ["Group", "gather_rows", "same_everywhere"]
 
@@ -44,7 +44,7 @@ def gather_rows(*tensors: Tensor, group: Group = True, aligned: bool = False) ->
         The rows of each tensor, the same on every process.
 
     Raises:
-        TypeError: If an input is not a tensor.
+        TypeError: If an input is not a tensor, or ``group`` no group.
         ValueError: If this process is not in the group, or if tensors of the processes differ in
             number, type or width, or, if ``aligned``, those of one process in their rows.
 
@@ -53,6 +53,7 @@ def gather_rows(*tensors: Tensor, group: Group = True, aligned: bool = False) ->
         (tensor([3, 4]),)
     """
     check_tensor(**{f"tensors[{i}]": tensor for i, tensor in enumerate(tensors)})
+    check_flag(aligned=aligned)
     tensors = tuple(tensor.detach() for tensor in tensors)
     group = _processes(group)
     if group is None or not tensors:
@@ -203,6 +204,9 @@ def exchange(rows: np.ndarray, counts: list[int], group: Group) -> tuple[np.ndar
 
 def _processes(group: Group) -> ProcessGroup | None:
     """The group, or None if there is nobody else in it."""
+    stranger = dist.is_available() and group is dist.GroupMember.NON_GROUP_MEMBER
+    if not (group is None or stranger or isinstance(group, (bool, ProcessGroup))):
+        raise TypeError(f"group must be a process group, True or None, got {group!r}")
     if group is None or group is False or not (dist.is_available() and dist.is_initialized()):
         return None
     members = dist.group.WORLD if group is True else group

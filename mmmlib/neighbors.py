@@ -151,6 +151,8 @@ def knn(
         check_count("k", k)
         check_choice("form", form, ("paper", "code"))
         check_choice("backend", backend, ("exact", "faiss"))
+        if not isinstance(factory, str):
+            raise TypeError(f"factory must be an index in faiss's words, got {factory!r}")
         check_finite(**sides)
         metric = row_metric(features, form, gallery)
         if backend == "faiss" and form == "code":

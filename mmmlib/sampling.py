@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmmlib._check import (
     check_count,
+    check_flag,
     check_label_range,
     check_labels,
     check_room,
@@ -84,6 +85,11 @@ class PairSampler:
         _check_generator(generator)
         check_room("clusters and instances", clusters, instances)
         check_values(visible_labels=visible_labels, infrared_labels=infrared_labels)
+        check_flag(shared=shared)
+        if cameras is not None and (not isinstance(cameras, (tuple, list)) or len(cameras) != 2):
+            raise TypeError(
+                f"cameras must be a pair of tensors, visible and infrared, got {cameras!r:.60}"
+            )
         visible_cameras, infrared_cameras = cameras or (None, None)
         self._visible = _Modality("visible", visible_labels, visible_cameras)
         self._infrared = _Modality("infrared", infrared_labels, infrared_cameras)

@@ -241,6 +241,11 @@ REFUSED = {
         ValueError,
         "form must be 'paper', got 'code'",
     ),
+    "a word for a flag": (
+        lambda: check.check_flag(exact=True, mirror="no"),
+        TypeError,
+        "mirror must be True or False, got 'no'",
+    ),
     "a count of 0": (
         lambda: check.check_count("k1", 0),
         ValueError,
@@ -361,6 +366,7 @@ ACCEPTED = {
         visible=(torch.zeros(0, 4, 3), torch.zeros(0, 4))
     ),
     "a word": lambda: check.check_choice("form", "code", ("paper", "code")),
+    "flags": lambda: check.check_flag(exact=True, mirror=np.bool_(False)),
     "the least count": lambda: check.check_count("k", 0, 0),
     "both ends": lambda: [check.check_number("eps", end, 0, 1) for end in (0, 1, 0.0, 1.0)],
     "inside open ends": lambda: check.check_number(

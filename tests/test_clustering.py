@@ -1635,3 +1635,69 @@ def test_the_first_joint_cluster_counts_among_those_that_hold_both():
     features = torch.stack([angle.cos(), angle.sin()], dim=1)
     found = cross_modality_cluster(features, features[:3], k1=6, k2=3, min_samples=2)
     assert found.in_both.tolist() == [True, False]
+
+
+def test_without_images_there_is_one_group():
+    nothing = torch.zeros(0, dtype=torch.int64)
+    found = sub_prototypes(torch.zeros(0, 3), nothing, groups=nothing)
+    assert found.values.shape == (0, 1, 3)
+    assert found.weights.shape == (0, 1)
+
+
+@pytest.mark.parametrize("graph", [None, torch.eye(3)])
+def test_errors_name_what_a_sweep_needs(graph):
+    with pytest.raises(TypeError, match="graph must be a JaccardGraph, got"):
+        sweep_eps(graph, [])
+
+
+def test_rows_of_no_weight_take_the_place_of_clusters_without_any_only():
+    features = torch.tensor([[0.0, 4.0], [4.0, 0.0], [1.0, 1.0], [3.0, 5.0]])
+    labels, weights = torch.tensor([0, 0, 1, 1]), torch.tensor([0.3, 0.1, 0.0, 0.0])
+    expected = torch.tensor([[1.0, 3.0], [2.0, 3.0]])
+    torch.testing.assert_close(prototypes(features, labels, weights=weights), expected)
+
+
+def test_a_table_of_clusters_and_groups_is_refused_before_it_is_made():
+    n = torch.arange(2000)
+    with pytest.raises(ValueError, match="groups must need a table of at most"):
+        sub_prototypes(torch.ones(2000, 600), n, groups=n)
+
+
+def test_a_curve_that_starts_high_has_its_knee_where_it_bends():
+    curve = torch.tensor([0.5, 0.51, 0.52, 0.53, 0.7], dtype=torch.float64)
+    assert _knee(curve) == 0.53
+
+
+def test_a_giant_cluster_is_said_also_beside_a_small_one(caplog):
+    angle = torch.cat([torch.linspace(0, 0.01, 16), torch.linspace(1.5, 1.501, 4)])
+    features = torch.stack([angle.cos(), angle.sin()], dim=1)
+    with caplog.at_level(logging.WARNING, logger="mmmlib"):
+        labels = cluster_features(features, k1=4, k2=1, eps=0.8, min_samples=3)
+    sizes = labels[labels >= 0].bincount()
+    assert sizes.max() > 10
+    assert len(sizes) > 1
+    assert f"one cluster holds {sizes.max()} of 20 rows" in caplog.text
+
+
+def test_elsewhere_the_similarities_of_many_pairs_are_all_there():
+    rows = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    first, second = (np.random.default_rng(seed).integers(50, size=20_000) for seed in (1, 2))
+    found = clustering._pair_similarities(row_metric(rows, "paper"), first, second)
+    unit = normalize(rows.double())
+    expected = (unit[first] * unit[second]).sum(dim=1)
+    assert found == pytest.approx(expected.numpy(), abs=1e-6)
+
+
+def test_a_table_of_old_and_new_clusters_is_refused_before_it_is_made():
+    many = torch.arange(50_000)
+    with pytest.raises(ValueError, match="labels must need a table of at most"):
+        track_labels(many, many)
+
+
+def test_rows_that_another_process_has_are_empty():
+    chunks = [([2], [5, 6], [0.5, 0.6]), ([0, 1], [7], [0.7])]
+    chunks = [tuple(np.asarray(part) for part in chunk) for chunk in chunks]
+    indptr, index, value = clustering._join_rows(chunks, range(1, 4), 5)
+    assert indptr.tolist() == [0, 0, 2, 2, 3, 3]
+    assert index.tolist() == [5, 6, 7]
+    assert value.tolist() == [0.5, 0.6, 0.7]

@@ -13,6 +13,7 @@ from contract_cases import CASES, MODULES, OPTED_OUT, SIZES, Case
 from torch import Tensor
 
 from mmmlib._types import ClusterMatch, JaccardGraph
+from mmmlib.confidence import NeighborConfidence
 
 SENTENCE = re.compile(
     r"^[\w\[\]().,='-]+( and [\w\[\]()]+| weights| or \w+)*( of the \w+ images)? must .+, got .+",
@@ -433,7 +434,7 @@ def wrong(case: Case, name: str, value: Any, others: dict[str, Any]) -> Iterator
         yield "a gap", value.masked_fill(value == 1, 77)
 
 
-RECORDS = (JaccardGraph, ClusterMatch)  # their fields are no options
+RECORDS = (JaccardGraph, ClusterMatch, NeighborConfidence)  # their fields are no options
 PRIVATE = ("rows",)  # tensors of a case that have another name where they are given
 UNNAMED = ("a row more", "an axis more")  # then another tensor may be at fault
 
@@ -466,6 +467,15 @@ def test_errors_of_every_tensor_are_a_sentence_about_it(name: str) -> None:
     assert not silent, "\n".join(map(str, silent))
 
 
+ODD_KINDS = {  # of an option, by a word of its annotation
+    "Generator": [0, "generator"],
+    "ProcessGroup": ["world", 3, [1]],
+    "ClusterMatch": [3, "match", torch.ones(3, 3)],
+    "JaccardGraph": ["word", 3, [1.0], np.zeros(3), torch.zeros(2, 3, 4, 5), torch.zeros(99), True],
+    "Tensor": ["word", 3, [1.0], np.zeros(3), torch.zeros(2, 3, 4, 5), torch.zeros(99), True],
+}
+
+
 def choices(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) or (annotation,)
 
@@ -484,7 +494,31 @@ def bad_options(parameter: inspect.Parameter) -> list[Any]:
         return [-1, 2.5, "3", float("nan"), True, [1], *none]
     if float in kinds:
         return ["0.5", float("nan"), [0.5], True, *none]
-    return []
+    if bool in kinds and len(kinds) == 1:
+        return ["yes", 1, float("nan"), [True], torch.tensor(True), None]
+    if parameter.annotation is str:
+        return [3, float("nan"), ["Flat"], None]
+    odd = next(values for word, values in ODD_KINDS.items() if word in str(parameter.annotation))
+    return odd if type(None) in kinds else [*odd, None]
+
+
+def options_of(name: str) -> list[inspect.Parameter]:
+    """What is not a tensor of the case, unless its fields or its network are."""
+    case = CASES[name]
+    return [
+        parameter
+        for option, parameter in inspect.signature(case.of).parameters.items()
+        if option not in case.tensors()
+        and not parameter.kind.name.startswith("VAR")
+        and case.of not in RECORDS
+        and "Module" not in str(parameter.annotation)
+    ]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_option_has_values_that_it_must_refuse(name: str) -> None:
+    for parameter in options_of(name):
+        assert len(bad_options(parameter)) > 1
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -492,9 +526,8 @@ def test_errors_of_every_option_are_a_sentence_about_it(name: str) -> None:
     case = CASES[name]
     given = case.tensors()
     silent, opaque = [], []
-    for option, parameter in inspect.signature(case.of).parameters.items():
-        if option in given or parameter.kind.name.startswith("VAR") or case.of in RECORDS:
-            continue
+    for parameter in options_of(name):
+        option = parameter.name
         for bad in bad_options(parameter):
             try:
                 case.run(given, **{option: bad})

@@ -15,6 +15,7 @@ from mmmlib._kernels import ranking
 from mmmlib.evaluation import (
     RankingMetrics,
     _device,
+    _ranking,
     _search,
     association_report,
     average_trials,
@@ -472,6 +473,70 @@ def test_the_smallest_and_the_largest_features_are_searched(dtype):
     near = evaluate(query.to(dtype), gallery.to(dtype) * (limits.tiny * 8), *people)
     assert far.mean_ap == pytest.approx(expected.mean_ap, abs=1e-12)
     assert near.mean_ap == pytest.approx(expected.mean_ap, abs=1e-12)
+
+
+def test_huge_rows_with_entries_of_zero_are_searched_as_their_unit_rows_are():
+    query, gallery, *people = random_images()[:4]
+    query, gallery = query.double(), gallery.double()
+    query[:, 0] = 0.0
+    query[:, 1] = torch.where(query[:, 1] > 0, 1e-200, 0.0)
+    expected = evaluate(query, gallery, *people)
+    found = evaluate(query * 1e300, gallery, *people)
+    assert torch.equal(found.cmc, expected.cmc)
+    assert found.mean_ap == pytest.approx(expected.mean_ap, abs=1e-14)
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor of the CPU that says it lies on a GPU, so that operations of torch are taken."""
+
+    device = torch.device("cuda")
+
+
+def test_elsewhere_squares_of_rows_are_those_of_a_loop():
+    rows = torch.randn(9000, 3, generator=torch.Generator().manual_seed(0))
+    found = _search._squares(rows.as_subclass(Elsewhere))
+    expected = rows.double().square().sum(dim=1)
+    torch.testing.assert_close(found.as_subclass(torch.Tensor), expected, rtol=1e-12, atol=0)
+
+
+def test_cosines_that_only_rounding_tells_apart_tie():
+    generator = torch.Generator().manual_seed(0)
+    row = torch.randint(-9, 10, (64,), generator=generator).double()
+    query = torch.randint(-9, 10, (6, 64), generator=generator).double()
+    lengths = torch.tensor([1.0, 3, 7, 11, 13, 49, 99, 343], dtype=torch.float64)
+    people = torch.arange(8)
+    same = evaluate(query, row.expand(8, -1), people[:6], people)
+    found = evaluate(query, row * lengths[:, None], people[:6], people)
+    assert torch.equal(found.cmc, same.cmc)
+    assert found.mean_ap == same.mean_ap
+
+
+def test_errors_of_too_many_places():
+    query, gallery, *people = random_images()[:4]
+    with pytest.raises(ValueError, match=f"max_rank must be at most {2**24}, got {2**24 + 1}"):
+        evaluate(query, gallery, *people, max_rank=2**24 + 1)
+
+
+def test_the_trial_that_leaves_out_most_queries_is_said(caplog):
+    people = torch.tensor([1, 2, 3])
+    distance = torch.rand(3, 3)
+    whole = ranking_metrics(distance, people, people)
+    part = ranking_metrics(distance[:, :2], people, people[:2])
+    with caplog.at_level(logging.WARNING, logger="mmmlib"):
+        caplog.clear()
+        _ranking._warn_left_out([whole, part, whole])
+    assert "only 2 of 3 queries" in caplog.text
+
+
+@pytest.mark.parametrize("protocol", ["plain", "sysu-all"])
+def test_without_queries_there_are_as_many_trials_as_ever(protocol):
+    _, gallery, _, people, _, cameras = random_images()
+    nobody = torch.zeros(0, dtype=torch.int64)
+    options = {"query_cameras": nobody, "gallery_cameras": cameras, "protocol": protocol}
+    found = evaluate(gallery[:0], gallery, nobody, people, **options, trials=3)
+    trials = 3 if protocol == "sysu-all" else 1
+    assert len(found.trials) == trials
+    assert all(trial.n_queries == trial.n_valid == 0 for trial in found.trials)
 
 
 def test_features_without_columns_all_tie():

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ordinary import ordinary, permissions_hold
 from tally import count, many
 
 from mmmlib.cli import main
@@ -551,6 +552,117 @@ def test_files_that_cannot_be_written_are_named_and_what_was_there_stays(
         check_line(code, said, command)
     assert (tmp_path / "file").read_text() == "kept"
     assert sorted(tmp_path.glob("*.new")) == []
+
+
+# Files that are not ours to read or to write
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Iterator[Callable[[Path, int], None]]:
+    """Take rights from a file or folder; they are given back at the end."""
+    if not permissions_hold(tmp_path):
+        pytest.skip("here permissions keep nobody out")
+    kept: list[tuple[Path, int]] = []
+
+    def take(path: Path, mode: int) -> None:
+        kept.append((path, path.stat().st_mode))
+        path.chmod(mode)
+
+    yield take
+    for path, mode in reversed(kept):
+        path.chmod(mode)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files_in(folder)}
+
+
+def refused_to_anybody(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The line that an ordinary user is refused with."""
+    count("files and folders without permission")
+    with ordinary():
+        code, said = spoken(command, capsys)
+    check_line(code, said, command)
+    assert code == 2, said
+    assert "ermission denied" in said, said
+    return said
+
+
+def test_a_read_only_folder_is_named_and_keeps_what_it_holds(
+    features: dict[str, np.ndarray], weights: Path, tmp_path: Path,
+    lock: Callable[[Path, int], None], capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path = str(save(tmp_path / "in.npz", features))
+    locked = tmp_path / "locked folder"
+    locked.mkdir()
+    for name in ("out.npz", "out.pt", "out.json"):
+        (locked / name).write_text("kept")
+    lock(locked, 0o500)
+    synthetic = [str(weights), "-d", "synthetic"]
+    for command in (
+        ["cluster", path, "--k1", "6", "-o", str(locked / "out.npz")],
+        ["cluster", path, "--k1", "6", "-o", str(locked / "out.pt")],
+        ["cluster", path, "--k1", "6", "-o", str(locked / "new.npz")],
+        ["match", path, path, "-o", str(locked / "out.npz")],
+        ["match", path, path, "-o", str(locked / "new.pt")],
+        ["extract", *synthetic, "-o", str(locked / "out.npz")],
+        ["evaluate", *synthetic, "--json", str(locked / "out.json")],
+        ["train", "-d", "synthetic", "--epochs", "0", "--warm-up", "1", "--iters", "1", "--quiet",
+         "--logs-dir", str(locked / "runs")],
+    ):  # fmt: skip
+        assert "locked folder" in refused_to_anybody(command, capsys)
+    assert set(contents(locked).values()) == {b"kept"}
+    assert len(files_in(locked)) == 3
+
+
+def test_a_run_whose_folder_became_read_only_is_refused_and_stays(
+    tmp_path: Path, lock: Callable[[Path, int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "-d", "synthetic", "--epochs", "0", "--warm-up", "1", "--iters", "1",
+                 "--quiet", "--logs-dir", str(tmp_path / "runs")]) == 0  # fmt: skip
+    (folder,) = (tmp_path / "runs").glob("synthetic_*")
+    (folder / "card.json").unlink()
+    (folder / "report.html").unlink(missing_ok=True)
+    before = contents(folder)
+    lock(folder, 0o500)
+    lock(folder / "checkpoint.pth.tar", 0o400)
+    for command in (["train", "--resume", str(folder), "--quiet"], ["report", str(folder)]):
+        assert str(folder) in refused_to_anybody(command, capsys)
+    assert contents(folder) == before
+
+
+def test_files_that_may_not_be_read_are_named(
+    features: dict[str, np.ndarray], weights: Path, tmp_path: Path,
+    lock: Callable[[Path, int], None], capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path, other = save(tmp_path / "secret.npz", features), tmp_path / "secret.pth"
+    shutil.copy(weights, other)
+    lock(path, 0)
+    lock(other, 0)
+    target = tmp_path / "out.npz"
+    for command in (
+        ["cluster", str(path), "-o", str(target)],
+        ["match", str(path), str(path), "-o", str(target)],
+        ["extract", str(other), "-d", "synthetic", "-o", str(target)],
+        ["evaluate", str(other), "-d", "synthetic"],
+    ):
+        assert "secret" in refused_to_anybody(command, capsys)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_tree_that_may_not_be_read_is_refused_and_what_may_not_is_named(
+    name: str, tmp_path: Path, lock: Callable[[Path, int], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for number, mode in enumerate((0, 0o400)):  # not to be listed, not to be entered
+        root = tmp_path / f"tree {number}"
+        TREES[name](root)
+        lock(root, mode)
+        command = ["doctor", "-d", name, "--data-dir", str(root)]
+        if name == "folder":
+            command = ["extract", str(root), "-d", name, "--data-dir", str(root), "-o", "out.npz"]
+        assert f"tree {number}" in refused_to_anybody(command, capsys)
 
 
 # Command lines

@@ -346,6 +346,35 @@ def test_empty_modalities_give_no_labels(n, m, form):
     assert reverse_labels(features, torch.arange(n), gallery).tolist() == [-1] * n
 
 
+@pytest.mark.parametrize("width", [1, 3, 8, 50])
+def test_a_walk_takes_no_more_entries_at_a_time_than_its_room(width, monkeypatch):
+    monkeypatch.setattr(_propagation, "_BLOCK", 24)
+    rows = torch.arange(30.0 * width).view(30, width)
+    blocks = _propagation._blocks(rows)
+    assert torch.equal(torch.cat(blocks), rows)
+    assert [len(block) for block in blocks[:-1]] == [max(24 // width, 1)] * (len(blocks) - 1)
+
+
+@pytest.mark.parametrize("lengths", [(1.0, 1.0), (9.0, 0.1), (0.1, 9.0)])
+def test_among_equal_votes_the_angle_decides_and_not_the_length(lengths):
+    visible = torch.tensor([[1.0, 0.0]])
+    infrared = torch.tensor([[0.8, 0.6], [0.96, 0.28]]) * torch.tensor(lengths)[:, None]
+    found = vote_labels(visible, torch.tensor([0]), infrared, torch.tensor([0, 1]))
+    assert found.cost.tolist() == [[-1, -1]]
+    assert found.to_infrared.tolist() == [1]
+
+
+def test_labels_that_reach_some_images_are_no_reason_to_warn(caplog):
+    with caplog.at_level(logging.WARNING, logger="mmmlib"):
+        reached = transfers(make_sides())
+        visible, _, infrared, infrared_labels = make_sides()
+        infrared_labels[::3] = -1
+        some = unify_labels(visible, infrared, infrared_labels, k=1, smooth=0)
+    assert all((labels >= 0).any() for labels in (*reached.values(), some))
+    assert any((labels < 0).any() for labels in reached.values())
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_noise_only_gives_no_labels_and_a_warning(form, caplog):
     visible, labels, infrared, infrared_labels = make_sides()

@@ -261,6 +261,9 @@ HARD = {
     "small": [1e-30 * side for side in far_and_near()],
     "large and small": [torch.cat([1e30 * far_and_near()[0], 1e-30 * far_and_near()[0]]),
                         torch.cat([1e30 * far_and_near()[1], 1e-30 * far_and_near()[1]])],
+    "one and very small": [torch.cat([side, 1e-21 * side])
+                           for side in (make_memories(7, 4, dim=33, seed=seed, ragged=False).values
+                                        .float() for seed in (5, 6))],
     "half precision": [side.bfloat16() for side in far_and_near()],
     "more than one depth": far_and_near(dim=1100),
 }  # fmt: skip
@@ -277,6 +280,46 @@ def test_memory_cost_keeps_its_digits(kind, direction):
     exact = memory_cost(visible, infrared, direction=direction, exact=True)
     assert exact.dtype == torch.float64
     assert torch.allclose(exact, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("bytes_", [1, 2000, 2**29])
+def test_elsewhere_one_memory_per_cluster_costs_the_same_in_any_room(bytes_, monkeypatch):
+    monkeypatch.setattr(_costs, "DEVICE_BYTES", bytes_)
+    visible, infrared = (make_memories(9, 1, dim=12, seed=s, ragged=False).values for s in (1, 2))
+    found = on_device(visible, infrared, "symmetric", torch.float64)
+    torch.testing.assert_close(found, truth(visible, infrared), rtol=1e-12, atol=0)
+
+
+def test_elsewhere_a_block_of_distances_stays_within_its_room(monkeypatch):
+    """Two tables stand at a time: rows by columns and rows by clusters."""
+    monkeypatch.setattr(_costs, "DEVICE_BYTES", 8 * 200 * (20 + 60))
+    seen = []
+
+    def look(left, right, *rest):
+        seen.append(8 * len(left.real) * (len(right.real) + len(right.share)))
+        return block_cost(left, right, *rest)
+
+    block_cost = _costs._block_cost
+    monkeypatch.setattr(_costs, "_block_cost", look)
+    sides = [make_memories(n, 3, dim=12, seed=n, ragged=False).values for n in (300, 20)]
+    found = on_device(*sides, "symmetric", torch.float64)
+    torch.testing.assert_close(found, truth(*sides), rtol=1e-12, atol=0)
+    assert len(seen) > 1
+    assert max(seen) <= _costs.DEVICE_BYTES
+
+
+@pytest.mark.parametrize("power", [-120, -60, -31, -29, -7, 0, 7, 29, 31, 60, 120])
+def test_rows_whose_squares_might_leave_float32_are_brought_near_one(power):
+    size = 2.0**power
+    rows = torch.tensor([[size, 0.0, -size], [0.5 * size, -size, 0.25 * size]])
+    sides = _costs.both_sides(visible=rows, infrared=-rows)
+    sides = [_costs._flatten(side, 0.5, torch.float32) for side in sides]
+    frame = _costs._frame(*sides)
+    assert frame.needed == (abs(power) > 30)
+    assert frame.scale == 1 if abs(power) < 30 else 0.5 <= frame.scale * size <= 1
+    smaller = sides[0]._replace(rows=sides[0].rows * 2.0**-20)
+    assert _costs._frame(smaller, sides[1]).scale == frame.scale
+    assert _costs._frame(sides[0], smaller).scale == frame.scale
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -1106,6 +1149,10 @@ def test_a_toy_case_tells_all_clusters_from_all_but_the_last():
          "confidence must have the shape of cost (2, 3), got (3, 2)"),
         ({"confidence": torch.full((2, 3), 1.5)}, "confidence must be in [0, 1], got 1.5"),
         ({"confidence": torch.full((2, 3), -0.5)}, "confidence must be in [0, 1], got -0.5"),
+        (
+            {"confidence": torch.tensor([[0.0, 1.0, 0.5], [1.0, 0.0, 1.25]])},
+            "confidence must be in [0, 1], got 1.25",
+        ),
         ({"confidence": torch.full((2, 3), math.nan)},
          "confidence must not hold nan or -inf, got nan at (0, 0)"),
         ({"confidence": torch.ones(2, 3, dtype=torch.int64)}, "confidence must be a "

@@ -13,7 +13,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmmlib._types import SubPrototypes
 from mmmlib.losses import neighbor_loss
-from mmmlib.memory import ClusterMemory, InstanceMemory, MultiMemory, _update, update_memory
+from mmmlib.memory import (
+    ClusterMemory,
+    InstanceMemory,
+    MultiMemory,
+    _banks,
+    _update,
+    update_memory,
+)
 
 RULES = ["sequential", "hardest", "mean"]
 REDUCTIONS = ["max", "mean", "logsumexp"]
@@ -809,6 +816,41 @@ def test_dead_memories_become_the_farthest_row(patience, way):
     assert revived or patience == 50
     assert torch.equal(memory.values[0, 1], centres[0, 1])
     assert torch.equal(memory.weights, weights)
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_elsewhere_rows_without_a_direction_write_nothing_either(patience, monkeypatch):
+    expected, found = (MultiMemory(make_sub_prototypes(), patience=patience) for _ in range(2))
+    generator = torch.Generator().manual_seed(4)
+    rows = torch.randn(40, 5, generator=generator, dtype=torch.float64)
+    labels = torch.randint(-1, 4, (40,), generator=generator)
+    rows[::5], rows[1::5], rows[2::5] = 0.0, torch.nan, torch.inf
+    for part in torch.arange(40).split(8):
+        expected.update(rows[part], labels[part])
+        with monkeypatch.context() as patch:
+            patch.setattr(_banks, "is_compiling", lambda: True)
+            patch.setattr(_update, "is_compiling", lambda: True)
+            found.update(rows[part], labels[part])
+        assert torch.allclose(found.values, expected.values, atol=1e-12)
+        assert torch.equal(found.idle, expected.idle)
+    assert not torch.equal(found.values, MultiMemory(make_sub_prototypes()).values)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.1, 0.25, 0.33, 0.5, 0.9, 0.995])
+def test_elsewhere_a_long_batch_of_one_cluster_is_felt_to_its_first_row(momentum):
+    memory, features, labels = make_batch(n=150, clusters=2)
+    labels = labels.clamp(min=0)
+    features[0] *= -1
+    expected = update_memory(memory, features, labels, momentum=momentum)
+    found = update_elsewhere(memory, features, labels, momentum=momentum)
+    assert torch.allclose(found, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("momentum", [0.01, 0.1, 0.2, 0.3, 0.32])
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-8, 1e-17])
+def test_what_is_forgotten_is_the_first_that_makes_no_difference(momentum, tolerance):
+    felt, shrink = _update._felt(momentum, tolerance), momentum / (1 - 2 * momentum)
+    assert 2 * shrink**felt <= tolerance * (1 + 1e-9) < 2 * shrink ** (felt - 1)
 
 
 def test_a_dead_memory_comes_back_by_hand():

@@ -664,3 +664,9 @@ def test_errors_name_the_argument(model):
         gradient_features(torch.rand(1, 1, 3, 9))
     with pytest.raises(TypeError, match=r"pixels must be a torch\.Tensor, got numpy\.ndarray"):
         gradient_features(np.zeros((1, 1, 8, 8)))
+
+
+@pytest.mark.parametrize("model", [None, "resnet50", TwoStreamCNN])
+def test_errors_name_a_model_that_is_no_module(model):
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got"):
+        extract_features(model, torch.zeros(2, 1, 8, 8, dtype=torch.uint8))

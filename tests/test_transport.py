@@ -309,6 +309,18 @@ def test_log_steps_and_kernel_steps_are_the_same(monkeypatch, price):
     assert kernel.error == pytest.approx(logs.error, rel=1e-6)
 
 
+@pytest.mark.parametrize("regularisation", [0.02, 0.002, 0.0005])
+def test_log_steps_and_kernel_steps_leave_the_same_error_at_any_heat(monkeypatch, regularisation):
+    options = {"regularisation": regularisation, "tolerance": 1e-9}
+    for max_steps in (1, 2, 3):
+        kernel = transport_plan(make_cost(9, 6), max_steps=max_steps, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr("mmmlib.matching._transport._LARGEST", -1.0)
+            logs = transport_plan(make_cost(9, 6), max_steps=max_steps, **options)
+        assert logs.steps == kernel.steps
+        assert logs.error == pytest.approx(kernel.error, rel=1e-5)
+
+
 # Hard input
 
 
@@ -749,3 +761,14 @@ def test_inertia_does_not_lift_max_cost():
     previous = match_costs(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))  # the other way round
     match = transport_match(rows, rows, max_cost=1.0, previous=previous, inertia=3.0)
     assert match.to_infrared.tolist() == [0, 1]
+
+
+def test_errors_of_the_assignment_come_before_any_step(caplog):
+    visible, infrared = torch.randn(5, 4), torch.randn(5, 4)
+    options = {"max_steps": 1, "regularisation": 1e-3, "tolerance": 0.0}
+    with caplog.at_level(logging.WARNING, logger="mmmlib"):
+        with pytest.raises(ValueError, match="assignment must be 'nearest'"):
+            transport_match(visible, infrared, assignment="no such word", **options)
+        assert not caplog.records
+        transport_match(visible, infrared, assignment="mutual", **options)
+        assert "not converged" in caplog.text

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmmlib._check import check_choice, check_room, check_sub_prototypes, check_tensor
+from mmmlib._check import check_choice, check_flag, check_room, check_sub_prototypes, check_tensor
 from mmmlib._kernels import each_alone, in_threads
 from mmmlib._rows import full_precision, result_type, unit_rows
 from mmmlib._types import SubPrototypes
@@ -130,6 +130,7 @@ def memory_cost(
         Re-Identification. ECCV 2024.
     """
     check_choice("direction", direction, tuple(_SHARES))
+    check_flag(exact=exact)
     sides = both_sides(visible=visible, infrared=infrared)
     given = result_type(*(side.values for side in sides))
     dtype = torch.float64 if exact else given

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmmlib._check import check_choice, check_cost, check_devices, check_number
+from mmmlib._check import check_choice, check_cost, check_devices, check_flag, check_number
 from mmmlib._types import ClusterMatch
 from mmmlib.matching._costs import Direction, Infrared, Visible, cosine, memory_cost
 from mmmlib.matching._rules import RULES, mirrored_bilateral
@@ -66,6 +66,7 @@ def match_costs(
     check_cost("cost", cost)
     check_choice("assignment", assignment, tuple(RULES))
     _check_options(cost, confidence, max_cost, min_confidence, previous, inertia)
+    check_flag(mirror=mirror)
     if mirror and assignment != "bilateral":
         raise ValueError(
             f"mirror must be False unless assignment is 'bilateral', got assignment {assignment!r}"

@@ -23,7 +23,7 @@ from mmmlib.reference.models import (
     read_weights,
 )
 from mmmlib.reference.models._weights import unpickled
-from mmmlib.reference.run import CHECKPOINT, SELECTED, write_whole
+from mmmlib.reference.run import CHECKPOINT, SELECTED, check_writable, save_tensors, write_whole
 
 SIDES = ("visible", "infrared")
 _UNREADABLE = (
@@ -104,13 +104,14 @@ def check_target(path: Path) -> None:
         raise ValueError(f"--out must end in .npz or .pt, got {str(path)!r}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"--out must lie in a directory that exists, got {str(path)!r}")
+    check_writable(path)
 
 
 def write_arrays(path: Path, content: dict[str, Any], *, compress: bool = False) -> None:
     """Write tensors and lists of names."""
     check_target(path)
     if path.suffix == ".pt":
-        write_whole(path, lambda new: torch.save(content, new))
+        write_whole(path, lambda new: save_tensors(content, new))
         return
     arrays: dict[str, Any] = {
         name: value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value, dtype=np.str_)

@@ -301,13 +301,13 @@ class Run:
     def save(self, **state: Any) -> None:
         """Write ``checkpoint.pth.tar``; the old one stays until the new one is whole."""
         if self.writes:
-            write_whole(self.folder / CHECKPOINT, lambda path: _save(state, path))
+            write_whole(self.folder / CHECKPOINT, lambda path: save_tensors(state, path))
         self.saved = state.get("epoch")
 
     def choose(self, **state: Any) -> None:
         """Write ``model_best.pth.tar``: weights alone, as the published programs keep them."""
         if self.writes:
-            write_whole(self.folder / SELECTED, lambda path: torch.save(state, path))
+            write_whole(self.folder / SELECTED, lambda path: save_tensors(state, path))
 
     def card(self, content: dict[str, Any]) -> None:
         """Write ``card.json``: what somebody else needs to believe the result."""
@@ -315,8 +315,9 @@ class Run:
             write_json(self.folder / "card.json", content)
 
 
-def _save(state: dict[str, Any], path: Path) -> None:
-    """``torch.save``, whose error is the operating system's where that has no room."""
+def save_tensors(state: dict[str, Any], path: Path) -> None:
+    """``torch.save``, whose error is the operating system's where that refuses or has no room."""
+    path.touch()
     try:
         torch.save(state, path)
     except RuntimeError as error:
@@ -336,6 +337,18 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that could not be written, before any work is done for it."""
+    new = path.with_name(f"{path.name}.new")
+    try:
+        new.touch()
+        new.unlink()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "must be a file, got a directory", str(path))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmmlib._check import check_number
+from mmmlib._check import check_flag, check_number
 from mmmlib.reference.augment._draws import (
     check_images,
     chosen_images,
@@ -61,10 +61,11 @@ def channel_exchange(
         ICCV 2021.
     """
     check_images(images, generator)
+    check_flag(gray=gray)
     n, channels = images.shape[:2]
     if channels == 1:
         return images
-    channel = torch.randint(channels + gray, (n,), generator=generator)
+    channel = torch.randint(channels + int(gray), (n,), generator=generator)
     return _copy_channel(images, channel, _gray(images))
 
 

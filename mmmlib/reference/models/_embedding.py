@@ -8,7 +8,14 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmmlib._check import check_count, check_dense, check_number, check_tensor, check_values
+from mmmlib._check import (
+    check_count,
+    check_dense,
+    check_flag,
+    check_number,
+    check_tensor,
+    check_values,
+)
 from mmmlib._rows import unit_rows
 
 
@@ -108,9 +115,12 @@ def extract_features(
         >>> extract_features(model, pixels).shape
         torch.Size([3, 8])
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__qualname__}")
     check_maps("pixels", pixels)
     check_values(pixels=pixels)
     check_count("batch_size", batch_size)
+    check_flag(infrared=infrared, flip=flip)
     first, training = next(model.parameters()), model.training
     name = "infrared" if infrared else "visible"
     model.eval()
