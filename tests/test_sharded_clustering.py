@@ -94,6 +94,9 @@ def failures(rank: int) -> dict[str, str | None]:
         "another k": lambda: knn(rows, 5 + last, group=True),
         "another eps": lambda: cluster_features(rows, eps=0.5 + last / 10, group=True),
         "another min_samples": lambda: cluster_features(rows, min_samples=4 + last, group=True),
+        "another camera": lambda: camera_cluster(
+            rows, (torch.arange(200) + last * (torch.arange(200) == 9)) % 3, group=True
+        ),
         "nan": lambda: cluster_features(nan if last else rows, group=True),
         "an eps out of range": lambda: cluster_features(rows, eps=0.5 + last, group=True),
         "an array": lambda: jaccard_graph(rows.numpy() if last else rows, group=True),
@@ -171,7 +174,7 @@ def test_a_share_of_the_queries_on_a_device_is_that_part_of_all(results: list[di
     [
         ("another value", "features"), ("another order", "features"),
         ("another length", "features"), ("another k", "k"), ("another eps", "max_distance"),
-        ("another min_samples", "min_samples"),
+        ("another min_samples", "min_samples"), ("another camera", "cameras"),
     ],
 )  # fmt: skip
 def test_errors_name_what_differs_between_processes(
