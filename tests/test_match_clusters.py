@@ -159,7 +159,7 @@ def test_prototypes_are_one_memory_a_cluster():
 
 def test_dear_pairs_are_forbidden():
     sides = make_sides(6, 5)
-    cost = _clusters._learnt(_clusters._centred(sides))[0].cost
+    cost = _clusters._learnt(_clusters._centred((sides[0], sides[1])))[0].cost
     limit = cost.median().item()
     found = match_clusters(*sides, max_cost=limit, min_confidence=0.0)
     assert not found.matched[cost > limit].any()
