@@ -244,13 +244,15 @@ class Run:
         self.saved: int | None = None if self.state is None else self.state["epoch"]
         if not writes:
             return
+        writer = _board_writer() if tensorboard else None
         folder.mkdir(parents=True, exist_ok=True)
         if self.state is None:
             write_json(folder / "args.json", asdict(settings))  # from here on it can be resumed
             (folder / "log.txt").write_text("")
         write_json(folder / "env.json", environment())
-        if tensorboard:
-            self._board = _open_board(folder / "tensorboard", (self.state or {}).get("epoch", -1))
+        if writer is not None:
+            done = (self.state or {}).get("epoch", -1)  # what it holds of later epochs is dropped
+            self._board = writer(str(folder / "tensorboard"), purge_step=done + 1)
 
     def stop(self, *_: object) -> None:
         """End the training after the epoch that runs (as the handler of a signal)."""
@@ -371,16 +373,15 @@ def _read_checkpoint(folder: Path) -> dict[str, Any] | None:
     return dict(state)
 
 
-def _open_board(folder: Path, done: int) -> Any:
-    """A writer for TensorBoard; what it holds of later epochs than are done is dropped."""
+def _board_writer() -> Any:
+    """TensorBoard's class, which is an extra."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ImportError(
             f"--tensorboard needs what pip install 'mmmlib[tensorboard]' brings: {error}"
         ) from error
-    writer: Any = SummaryWriter  # untyped
-    return writer(str(folder), purge_step=done + 1)
+    return SummaryWriter
 
 
 def _line(row: dict[str, Any]) -> str:
