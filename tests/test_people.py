@@ -1,4 +1,5 @@
 import re
+import runpy
 
 import numpy as np
 import pytest
@@ -271,6 +272,20 @@ def test_a_tree_can_be_read_again(tmp_path):
         assert (read.permute(2, 0, 1).float() - people.pixels[row].float()).abs().mean() < 6
     lists = [(tmp_path / "exp" / f"{part}_id.txt").read_text() for part in ("train", "val", "test")]
     assert lists == ["1,2,3,4,6\n", "5\n", "7,8\n"]
+
+
+def test_a_tree_and_a_sheet_are_written_from_the_shell(tmp_path, monkeypatch):
+    pytest.importorskip("PIL.Image")
+    tree, sheet = tmp_path / "tree", tmp_path / "sheet.png"
+    words = f"--out {tree} --sheet {sheet} --identities 4 --images 1 --height 48 --width 24"
+    monkeypatch.setattr("sys.argv", ["people", *words.split(), "--yaw", "0", "--occlusion", "0"])
+    runpy.run_module("mmmlib.reference.people", run_name="__main__")
+    assert len(list(tree.glob("cam*/*/*.jpg"))) == 4 * 6
+    assert sheet.is_file()
+    read = load("sysu", tree, height=48, width=24, allow_incomplete=True)
+    front = render_people(4, 1, yaw=0.0, occlusion=0.0, **SMALL)
+    wanted = front.rows((front.identities < 4) & ~front.infrared()).pixels  # one is for the test
+    assert (read.visible.pixels.float() - wanted.float()).abs().mean() < 6  # as JPEG keeps them
 
 
 def test_the_tree_is_what_the_loader_of_sysu_reads(tmp_path):

@@ -148,7 +148,8 @@ def write_sysu_tree(
 
     ``cam1/0001/0001.jpg`` and so on, and the comma-separated identities of each part in
     ``exp/train_id.txt``, ``exp/val_id.txt`` and ``exp/test_id.txt``: the last identities are for
-    the test, of the others every fifth for validation (which trainings add to the first part).
+    the test, of the others every fifth, or of fewer than five the last, for validation (which
+    trainings add to the first part).
 
     Args:
         people: What ``render_people`` returned.
@@ -177,9 +178,10 @@ def write_sysu_tree(
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path, quality=quality)
     everyone = sorted(set(people.identities.tolist()))
     known = everyone[: len(everyone) - round(test * len(everyone))]
+    validation = known[4::5] or known[1:][-1:]
     parts = {
-        "train": [identity for i, identity in enumerate(known) if i % 5 != 4],
-        "val": known[4::5],
+        "train": [identity for identity in known if identity not in validation],
+        "val": validation,
         "test": everyone[len(known) :],
     }
     (root / "exp").mkdir(exist_ok=True)
